@@ -1,0 +1,55 @@
+"""Print one line for each face that the edge's broker hears of: `python -m logger`."""
+
+import os
+from collections import Counter
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from .service import Settings, beat, connect, disconnect, log, say_status, start
+
+BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
+SHOWN = ("id", "captured_at", "box", "frame_size", "score")
+
+
+def on_message(client: mqtt.Client, counts: Counter[str], message: mqtt.MQTTMessage) -> None:
+    """Print the line of one message: a face, or the bridge to the cloud going up or down."""
+    if message.topic == BRIDGE:
+        log("bridge", state="up" if message.payload == b"1" else "down")
+    else:
+        counts["faces"] += 1
+        properties = dict(getattr(message.properties, "UserProperty", []))
+        shown = {name: properties[name] for name in SHOWN if name in properties}
+        log("face", topic=message.topic, **shown, bytes=len(message.payload))
+    client.ack(message.mid, message.qos)
+
+
+def main() -> None:
+    """Subscribe on the edge's broker, and print until SIGTERM or Ctrl-C."""
+    stop = start()
+    settings = Settings(os.environ)
+    broker = settings.broker("logger")
+    topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
+    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
+    settings.refuse_bad()
+
+    counts: Counter[str] = Counter(faces=0)
+    status = f"status/logger/{broker.client_id}"
+    client = connect(
+        broker,
+        status,
+        connected=lambda client: client.subscribe(
+            [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
+        ),
+    )
+    client.user_data_set(counts)
+    client.on_message = on_message
+    client.loop_start()
+    while not stop.wait(status_every):
+        beat()
+        say_status(client, status, "up", counts)
+    disconnect(client, status, "down", counts)
+
+
+if __name__ == "__main__":
+    main()
