@@ -26,17 +26,20 @@ def store_message(store: Store, message: mqtt.MQTTMessage, gone: threading.Event
     began = time.monotonic()
     try:
         target = stored_object(message.topic, properties, payload)
+        image = True
     except ValueError as reason:
-        in_a_row = store.counts["rejected_in_a_row"]
-        log("no image", topic=message.topic, reason=reason, in_a_row=in_a_row + 1)
-        if in_a_row >= BREAKER and gone.wait(BREAKER_HOLD):
-            raise Gone from reason
+        log("no image", topic=message.topic, reason=reason)
         target = rejected_object(message.topic, properties, payload, str(reason))
-        store.put(target, payload, gone)
-        store.count(rejected=1, rejected_in_a_row=1)
-    else:
-        store.put(target, payload, gone)
-        store.count(stored=1, rejected_in_a_row=-store.counts["rejected_in_a_row"])
+        image = False
+        if store.counts["rejected_in_a_row"] >= BREAKER:
+            log(
+                "rejecting slowly, nothing but no images: look at rejected/ in the bucket",
+                topic=message.topic,
+            )
+            if gone.wait(BREAKER_HOLD):
+                raise Gone from reason
+    store.put(target, payload, gone)
+    store.note(image)
     log("stored", key=target.key, bytes=len(payload), ms=round(1000 * (time.monotonic() - began)))
 
 
@@ -75,6 +78,7 @@ class Sink:
             self.store.count(dropped=1)
             return
         gone = self.gone
+        self.store.count(taken=1)
         self.taken.put((message, gone, self.pool.submit(store_message, self.store, message, gone)))
 
     def acknowledge(self, client: mqtt.Client) -> None:
@@ -85,6 +89,8 @@ class Sink:
                 upload.result()
             except (Gone, CancelledError):
                 continue
+            finally:
+                self.store.count(taken=-1)
             send_receipt(client, message)
             # On another connection the same number is another message
             if gone is self.gone:

@@ -12,6 +12,7 @@ MAX_PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS: 1/4 GB of RGB, the usual b
 MAX_KEY = 512  # bytes for the topic's part of a key; S3 takes 1024 for all of it
 MAX_METADATA = 2_000  # bytes for all names and values together; S3 takes 2 KB
 ID = re.compile(r"[0-9a-f]{16}")
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, empty, with its CRC
 CONTRACT = (
     "id",
     "camera",
@@ -108,7 +109,7 @@ def image_format(payload: bytes) -> str:
     if payload.startswith(b"\xff\xd8\xff"):
         extension, size, whole = "jpg", jpeg_size(payload), payload.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
     elif payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") and len(payload) >= 24:
-        extension, size, whole = "png", struct.unpack_from(">II", payload, 16), b"IEND" in payload[-12:]
+        extension, size, whole = "png", struct.unpack_from(">II", payload, 16), payload.endswith(PNG_END)
     else:
         raise ValueError(
             f"no JPEG or PNG image: {len(payload)} bytes that begin with {payload[:4].hex() or 'nothing'}"

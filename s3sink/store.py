@@ -69,7 +69,7 @@ class Store:
     def __init__(self, client: Any, bucket: str) -> None:
         self.client = client
         self.bucket = bucket
-        self.counts: Counter[str] = Counter(stored=0, rejected=0, held=0)
+        self.counts: Counter[str] = Counter(stored=0, rejected=0, rejected_in_a_row=0, taken=0, held=0)
         self.last = time.monotonic()
         self.lock = threading.Lock()
         self.failures: Counter[str] = Counter()
@@ -107,6 +107,12 @@ class Store:
         """Add to the counters."""
         with self.lock:
             self.counts.update(more)
+
+    def note(self, image: bool) -> None:
+        """Count an object, and how many in a row were no image."""
+        with self.lock:
+            self.counts["stored" if image else "rejected"] += 1
+            self.counts["rejected_in_a_row"] = 0 if image else self.counts["rejected_in_a_row"] + 1
 
     def report(self) -> dict[str, int]:
         """Give the counters for the status message."""
