@@ -1,0 +1,57 @@
+"""What the tests share: certificates, pictures with faces, and a pipeline for each test."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from tests.pipeline import Pipeline, make_certs
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All parties' certificates, made by the shipped script."""
+    directory = tmp_path_factory.mktemp("certs")
+    make_certs(directory, "server", "sink", "operator", "device jetson-01", "device jetson-02")
+    return directory
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, certs: Path) -> Iterator[Pipeline]:
+    """Nothing runs yet; whatever a test starts is ended, and its logs are shown if it failed."""
+    with Pipeline(tmp_path, certs) as parts:
+        yield parts
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A photograph of 512 x 512 px with one face, BGR."""
+    rgb: np.ndarray = data.astronaut()
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path, photo: np.ndarray) -> Callable[[int], Path]:
+    """Make a folder of n photographs, a second apart for the detector, each with the face elsewhere."""
+
+    def make(count: int) -> Path:
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        for number in range(count):
+            shifted = np.roll(photo, 7 * number, axis=1)
+            cv2.imwrite(str(folder / f"{number:03d}.jpg"), shifted)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed for a test's randomness; printed, so that a failure can be repeated."""
+    chosen = random.SystemRandom().randrange(2**32)
+    print(f"seed {chosen}")
+    return chosen

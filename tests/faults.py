@@ -1,0 +1,130 @@
+"""What goes wrong on purpose: a network that is cut or swallows all, an S3 that refuses or hangs."""
+
+import http.client
+import select
+import socket
+import threading
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+CHUNK = 65536  # bytes
+STATUS = {"SlowDown": 503, "InternalError": 500, "NoSuchBucket": 404}  # the other errors of S3: 403
+
+
+class Wan:
+    """A TCP relay in the place of the network between the edge and the cloud.
+
+    `state` is "up", "cut" (connections are closed, and new ones too) or "hole" (half-open: what is sent
+    vanishes, and nobody is told).
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.state = "up"
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Cut for good."""
+        self.state = "cut"
+        self.listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self.listener.accept()
+                threading.Thread(target=self._relay, args=[near], daemon=True).start()
+
+    def _relay(self, near: socket.socket) -> None:
+        with near, suppress(OSError):
+            if self.state == "cut":
+                return
+            with socket.create_connection(("127.0.0.1", self.target_port)) as far:
+                swallowed = False
+                while self.state != "cut":
+                    for source in select.select([near, far], [], [], 0.05)[0]:
+                        data = source.recv(CHUNK)
+                        if not data:
+                            return
+                        # Once a byte of a TLS stream is missing the rest cannot go on
+                        swallowed |= self.state == "hole"
+                        if not swallowed:
+                            (far if source is near else near).sendall(data)
+
+
+class FaultyS3:
+    """An S3 API over HTTP before the real one; `fault` is empty, an S3 error code, or "hang"."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.fault = ""
+        self.refused = 0
+        self.healed = threading.Event()
+        faulty = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_request(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if faulty.fault:
+                    faulty.refused += 1
+                if faulty.fault == "hang":
+                    faulty.healed.wait(60)
+                    self.close_connection = True
+                elif faulty.fault:
+                    self.answer(STATUS.get(faulty.fault, 403), {}, faulty.error_body())
+                else:
+                    self.answer(*faulty.forward(self.command, self.path, dict(self.headers), body))
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_request  # noqa: N815
+
+            def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    if name.lower() not in (
+                        "content-length",
+                        "transfer-encoding",
+                        "connection",
+                        "server",
+                        "date",
+                    ):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_args: Any) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = int(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def heal(self) -> None:
+        """Work again."""
+        self.fault = ""
+        self.healed.set()
+        self.healed = threading.Event()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.heal()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def error_body(self) -> bytes:
+        """Give S3's XML for the fault."""
+        return f"<Error><Code>{self.fault}</Code><Message>injected</Message></Error>".encode()
+
+    def forward(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Pass a request on."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=30)) as onward:
+            onward.request(method, path, body, {k: v for k, v in headers.items() if k.lower() != "expect"})
+            response = onward.getresponse()
+            return response.status, dict(response.getheaders()), response.read()

@@ -1,0 +1,153 @@
+"""Does every mistake get one clear line that names the value and the remedy, and a sensible exit status?"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import ROOT, Pipeline, eventually, free_port
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def run(service: str, **env: str) -> Ended:
+    """Run a service to its end; it must end by itself."""
+    base = {
+        "PATH": os.environ["PATH"],
+        "S3_BUCKET": "faces",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", service],
+        env={**base, **env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_said(ended: Ended, status: int, *lines: str) -> None:
+    """Check exit status and lines; a traceback is never one of them."""
+    said = ended.stdout + ended.stderr
+    assert "Traceback" not in said
+    assert ended.returncode == status, said
+    for line in lines:
+        assert line in said
+
+
+@pytest.mark.parametrize("service", ["detector", "logger", "s3sink"])
+def test_bad_settings_are_all_named_at_once_before_anything_connects(service: str, tmp_path: Path) -> None:
+    ended = run(service, MQTT_PORT="http", MQTT_HOST="a b", MQTT_CERTS=str(tmp_path), STATUS_INTERVAL="-1")
+    assert_said(
+        ended,
+        2,
+        "MQTT_PORT=http: give a number from 1 to 65535",
+        "MQTT_HOST=a b: give a host name or an address",
+        f"MQTT_CERTS={tmp_path}: no readable ca.crt there; mosquitto/certs makes it",
+        "STATUS_INTERVAL=-1: give a number from 0.1 to 3600",
+    )
+    assert len(ended.stderr.splitlines()) == 6
+
+
+def test_bad_settings_of_the_detector() -> None:
+    bad = {
+        "FACE_FORMAT": "gif",
+        "FACE_QUALITY": "101",
+        "CAMERA_NAME": "a/#",
+        "RECEIPTS": "maybe",
+        "SHOW": "1",
+    }
+    lines = [
+        "FACE_FORMAT=gif: give jpg or png",
+        "FACE_QUALITY=101: give a number from 1 to 100",
+        "CAMERA_NAME=a/#: up to 64 letters, digits, dashes",
+        "RECEIPTS=maybe: give on or off",
+        "SHOW=1: there is no display; set DISPLAY, or SHOW=0",
+    ]
+    assert_said(run("detector", CAMERA="x", **bad), 2, *lines)
+
+
+@pytest.mark.parametrize("program", ["s3sink", "s3sink.bucket"])
+def test_bad_settings_of_the_sink(program: str) -> None:
+    nowhere = {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true", "AWS_ACCESS_KEY_ID": ""}
+    said = (
+        "S3_BUCKET=No_Bucket: give the name of a bucket",
+        "AWS_ACCESS_KEY_ID=: set it and AWS_SECRET_ACCESS_KEY",
+    )
+    assert_said(run(program, S3_BUCKET="No_Bucket", **nowhere), 2, *said)
+    assert_said(run(program, S3_BUCKET=""), 2, "S3_BUCKET=: give the name of a bucket")
+
+
+def test_cameras_that_are_not_there_or_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "folder").mkdir()
+    for camera in ("missing.mp4", "empty.mp4", "text.mp4", "folder"):
+        ended = run("detector", CAMERA=str(tmp_path / camera), SPOOL=str(tmp_path / "spool"))
+        assert_said(ended, 1, str(tmp_path / camera))
+        assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_a_model_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    pointer = tmp_path / "yunet.onnx"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:25a6\nsize 317466\n")
+    (tmp_path / "photos").mkdir()
+    camera = str(ROOT / "docs")
+    ended = run("detector", CAMERA=camera, FACE_MODEL=str(pointer), SPOOL=str(tmp_path / "spool"))
+    assert_said(ended, 1, str(pointer))
+
+
+def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    spool = str(tmp_path / "file" / "spool")
+    assert_said(run("detector", CAMERA=str(ROOT / "docs"), SPOOL=spool), 1, f"SPOOL={spool}")
+
+
+def test_a_bucket_that_cannot_be_reached_or_made_is_named() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody, S3_PATIENCE="0")
+    assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
+
+
+def test_a_broker_that_is_down_is_waited_for_and_said_at_growing_intervals(pipeline: Pipeline) -> None:
+    pipeline.logger()
+    eventually(lambda: pipeline.log("logger").count("broker away, trying again:") >= 3)
+    assert f"broker=localhost:{pipeline.edge_port}" in pipeline.log("logger")
+    assert "Connection refused" in pipeline.log("logger")
+    pipeline.edge()
+    eventually(lambda: "connected:" in pipeline.log("logger"))
+    assert pipeline.log("logger").count("broker away") <= 5
+    assert pipeline.stop("logger") == 0
+
+
+def test_a_server_of_another_name_is_named(pipeline: Pipeline) -> None:
+    pipeline.cloud()
+    # the certificate is for localhost, 127.0.0.1 and cloud-broker
+    pipeline.sink(MQTT_HOST="127.0.0.2", S3_BUCKET="faces")
+    eventually(lambda: "broker away" in pipeline.log("s3sink"))
+    pipeline.logger(MQTT_CERTS=str(pipeline.certs / "jetson-02"))
+    eventually(lambda: "broker away" in pipeline.log("logger"))
+    assert "Traceback" not in pipeline.log("s3sink") + pipeline.log("logger")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["mosquitto/certs"], "mosquitto/certs device NAME"),
+        (["mosquitto/certs", "device", "../x"], "device name '../x': up to 63 lower-case letters"),
+        (["mosquitto/certs", "device", "s3sink"], "device name 's3sink' is taken by a part of the cloud"),
+        (["mosquitto/run-local", "middle"], "say which: edge or cloud"),
+        (["mosquitto/run-local", "edge"], "no key in '/nonexistent/jetson-01': make it with mosquitto/certs"),
+    ],
+)
+def test_mistakes_with_the_scripts(command: list[str], said: str, tmp_path: Path) -> None:
+    certs = "/nonexistent" if "run-local" in command[0] else str(tmp_path)
+    env = {**os.environ, "CERTS": certs}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert_said(ended, 2, said)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,70 @@
+"""Is what stands in several places the same there, and in the documents what the code does?"""
+
+import re
+from pathlib import Path
+
+from tests.pipeline import ROOT
+
+SERVICES = ("detector", "logger", "s3sink")
+CONF_2_1 = r"memory_limit|plugin|plugin_opt_[a-z_]*|bridge_session_expiry_interval|bridge_tcp_user_timeout"
+
+
+def conf(path: str) -> list[list[str]]:
+    """Give the settings of a mosquitto.conf, each as its words."""
+    lines = (ROOT / path).read_text().splitlines()
+    return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+def test_service_py_is_the_same_file_in_each_service() -> None:
+    texts = {(ROOT / service / "service.py").read_text() for service in SERVICES}
+    assert len(texts) == 1
+
+
+def test_the_services_pin_the_same_versions() -> None:
+    pins = [
+        line.split("==")
+        for service in SERVICES
+        for line in (ROOT / service / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert len({name for name, _ in pins}) == len({(name, version) for name, version in pins})
+
+
+def test_the_device_s_name_is_the_same_in_all_lines_of_the_edge_conf() -> None:
+    names = re.findall(
+        r"^(?:remote_clientid |topic .*/)(jetson-\w+)",
+        (ROOT / "mosquitto/edge/mosquitto.conf").read_text(),
+        re.M,
+    )
+    assert names == ["jetson-01"] * 4
+
+
+def test_both_brokers_have_the_same_packet_limit_and_window() -> None:
+    for name in ("max_packet_size", "max_inflight_messages"):
+        values = [
+            words[1]
+            for side in ("edge", "cloud")
+            for words in conf(f"mosquitto/{side}/mosquitto.conf")
+            if words[0] == name
+        ]
+        assert len(values) == 2
+        assert len(set(values)) == 1
+
+
+def test_every_setting_that_the_code_reads_is_in_the_readme() -> None:
+    code = "".join(path.read_text() for service in SERVICES for path in (ROOT / service).glob("*.py"))
+    read = set(re.findall(r'\.(?:text|number)\(\s*"(\w+)"', code)) | {"MQTT_CERTS", "HEARTBEAT"}
+    table = set(re.findall(r"^\| `(\w+)`", (ROOT / "README.md").read_text(), re.M))
+    assert read - table == set()
+
+
+def test_no_absolute_path_of_a_machine_is_in_the_sources() -> None:
+    for path in ROOT.glob("*/*.py"):
+        assert "/work/" not in path.read_text(), path
+
+
+def test_markdown_links_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    assert Path(ROOT, "README.md").exists()

@@ -1,0 +1,135 @@
+"""Does the sink hold every face, unacknowledged, through whatever the store does, and say what to do?"""
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from s3sink.store import MAX_DELAY, REMEDIES, back_off
+from tests.faults import FaultyS3
+from tests.pipeline import Pipeline, eventually
+from tests.test_sink import ID, WORDS, picture
+
+
+@pytest.fixture
+def faulty(pipeline: Pipeline) -> Iterator[FaultyS3]:
+    """A sink before an S3 that can be made to fail."""
+    pipeline.s3_server()
+    pipeline.cloud()
+    faulty = FaultyS3(pipeline.s3_port)
+    pipeline.sink(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{faulty.port}")
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    yield faulty
+    faulty.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "SlowDown",
+        "InternalError",
+        "AccessDenied",
+        "ExpiredToken",
+        "NoSuchBucket",
+        "RequestTimeTooSkewed",
+        "hang",
+    ],
+)
+def test_a_face_is_held_through_every_failure_and_then_stored(
+    pipeline: Pipeline, faulty: FaultyS3, fault: str
+) -> None:
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
+    faulty.fault = fault
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: faulty.refused >= 2, 60)
+    said = "ReadTimeoutError" if fault == "hang" else fault
+    eventually(lambda: f"bucket does not take it, holding: error={said}" in pipeline.log("s3sink"))
+    if fault in REMEDIES:
+        assert REMEDIES[fault] in pipeline.log("s3sink")
+    assert not receipts
+    faulty.heal()
+    eventually(pipeline.bucket_keys)
+    assert eventually(lambda: receipts)[0].payload == ID.encode()
+    assert not pipeline.bucket_keys("rejected/")
+    eventually(lambda: "bucket takes objects again" in pipeline.log("s3sink"))
+
+
+def reconnected(pipeline: Pipeline, connects: int) -> bool:
+    """Tell whether the sink has connected more often than that."""
+    return pipeline.log("s3sink").count("connected: broker") > connects
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_held_when_the_sink_ended_is_stored_by_the_next(
+    pipeline: Pipeline, faulty: FaultyS3, how: signal.Signals
+) -> None:
+    faulty.fault = "SlowDown"
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(40):
+        pipeline.publish(device, f"faces/jetson-01/cam{number}", picture(), **WORDS)
+    eventually(lambda: faulty.refused >= 20)
+    assert pipeline.stop("s3sink", how) == (0 if how == signal.SIGTERM else -9)
+    pipeline.sink()
+    eventually(lambda: len(pipeline.bucket_keys()) == 40)
+
+
+def test_no_more_is_taken_from_the_broker_than_the_window(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.fault = "SlowDown"
+    status: list[bytes] = []
+    operator = pipeline.client(pipeline.sink_port, "operator")
+    operator.on_message = lambda _client, _data, message: status.append(bytes(message.payload))
+    operator.subscribe("status/s3sink/s3sink", qos=1)
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(60):
+        pipeline.publish(device, f"faces/jetson-01/cam{number}", picture(), **WORDS)
+    # 8 uploads try again and again, 8 more messages wait behind them; 44 stay with the broker
+    eventually(lambda: status and b'"held": 8' in status[-1])
+    assert b'"taken": 16' in status[-1]
+    faulty.heal()
+    eventually(lambda: len(pipeline.bucket_keys()) == 60)
+
+
+def test_a_broker_restart_during_a_store_failure_takes_no_more_than_the_window(
+    pipeline: Pipeline, faulty: FaultyS3
+) -> None:
+    faulty.fault = "SlowDown"
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(30):
+        pipeline.publish(device, f"faces/jetson-01/cam{number}", picture(), **WORDS)
+    for _ in range(3):
+        connects = pipeline.log("s3sink").count("connected: broker")
+        pipeline.stop("cloud")
+        pipeline.cloud()
+        eventually(partial(reconnected, pipeline, connects))
+    faulty.heal()
+    eventually(lambda: len(pipeline.bucket_keys()) == 30)
+
+
+def test_when_everything_looks_bad_rejecting_slows_down_until_one_image_comes(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.s3_server()
+    pipeline.cloud()
+    pipeline.sink()
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(70):
+        pipeline.publish(device, "faces/jetson-01/junk", b"junk %d" % number, **WORDS)
+    eventually(lambda: "rejecting slowly" in pipeline.log("s3sink"))
+    assert len(pipeline.bucket_keys("rejected/")) < 60
+    # one good image closes the breaker
+    pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
+    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 70, 90)
+    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"))
+    pipeline.publish(device, "faces/jetson-01/junk", b"junk again", **WORDS)
+    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 71, 5)
+
+
+def test_back_off_grows_with_jitter_and_is_bounded() -> None:
+    delays = back_off()
+    rows = [[next(generator) for _ in range(20)] for generator in (delays, back_off(), back_off())]
+    assert all(0 <= delay <= MAX_DELAY for row in rows for delay in row)
+    assert max(map(max, rows)) > 4
+    assert rows[0] != rows[1]
