@@ -1,0 +1,226 @@
+"""Is a face that was cut out in the bucket, exactly once and byte for byte, whatever died on the way?
+
+`make chaos`, or `python -m tests.chaos`: the shipped pipeline under a seeded storm of faults, then the proof.
+SEED= replays a storm, FACES= (2000) says how many faces at least, RECEIPTS=off shows that the proof can fail.
+
+What the detector cut is known exactly, and without a change to it: a trigger in its spool's database notes
+each face in the transaction that adds it.
+"""
+
+import os
+import random
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+from skimage import data
+
+from detector.spool import Spool
+from tests.faults import FaultyS3, Wan
+from tests.pipeline import Pipeline, eventually, make_certs
+
+NOTE_WHAT_WAS_CUT = """
+CREATE TABLE cut (id TEXT PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE again (id TEXT NOT NULL);
+CREATE TRIGGER note_cut AFTER INSERT ON faces BEGIN INSERT INTO cut VALUES (new.id, new.payload); END;
+CREATE TRIGGER note_again AFTER UPDATE OF resent ON faces BEGIN INSERT INTO again VALUES (new.id); END;
+"""
+HEALING = 300  # s within which everything must be home once nothing is broken any more
+
+
+def make_frames(folder: Path, count: int, chance: random.Random) -> None:
+    """Write pictures with four faces each, every one a little different."""
+    folder.mkdir()
+    rgb: np.ndarray = data.astronaut()
+    head = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)[0:200, 120:320]
+    for number in range(count):
+        frame = np.full((480, 640, 3), chance.randrange(60, 200), np.uint8)
+        for left, top in ((20, 20), (420, 20), (20, 260), (420, 260)):
+            x, y = left + chance.randrange(-15, 15), top + chance.randrange(-15, 15)
+            frame[y : y + 200, x : x + 200] = cv2.convertScaleAbs(head, alpha=chance.uniform(0.8, 1.1))
+        cv2.imwrite(str(folder / f"{number:04d}.jpg"), frame)
+
+
+class Storm:
+    """The pipeline, with a WAN and an S3 that can fail; a method is one fault, from breaking to mending."""
+
+    def __init__(self, parts: Pipeline, seed: int, receipts: str) -> None:
+        self.parts = parts
+        self.chance = random.Random(seed)
+        self.receipts = receipts
+        self.injected: Counter[str] = Counter()
+        self.spool = parts.directory / "spool" / "cam0.db"
+        Spool(self.spool, 2**30).close()
+        with closing(sqlite3.connect(self.spool)) as db:
+            db.executescript(NOTE_WHAT_WAS_CUT)
+        self.frames = parts.directory / "frames"
+        make_frames(self.frames, 100, self.chance)
+        parts.s3_server()
+        self.wan, self.s3 = Wan(parts.cloud_port), FaultyS3(parts.s3_port)
+        self.start: dict[str, Callable[[], None]] = {
+            "cloud": parts.cloud,
+            "edge": lambda: parts.edge(CLOUD_ADDRESS=f"localhost:{self.wan.port}"),
+            "s3sink": lambda: parts.sink(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{self.s3.port}"),
+            "detector": self.start_detector,
+        }
+        for start in self.start.values():
+            start()
+
+    def start_detector(self, camera: Path | None = None) -> None:
+        """Send every detection, through a small spool: a folder waits at its bound, so cutting goes on."""
+        options = {"FACE_INTERVAL": "0", "SPOOL_MAX_BYTES": "1048576", "RESEND_AFTER": "5"}
+        self.parts.detector(camera or self.frames, RECEIPTS=self.receipts, **options)
+
+    def pause(self, least: float, most: float) -> None:
+        """Let the storm blow for a while; a detector whose folder has ended begins anew."""
+        until = time.monotonic() + self.chance.uniform(least, most)
+        while time.monotonic() < until:
+            ended = self.parts.running["detector"].poll()
+            assert not ended, f"the detector ended with {ended}"
+            if ended == 0:
+                self.start_detector()
+            time.sleep(0.05)
+
+    def kill(self, name: str) -> None:
+        """Kill -9, and start it again a little later."""
+        self.parts.kill(name)
+        time.sleep(self.chance.uniform(0.1, 2))
+        self.start[name]()
+
+    def cut_wan(self, state: str, least: float, most: float) -> None:
+        """Cut the network, so that both sides know (cut) or neither does (hole)."""
+        self.wan.state = state
+        self.pause(least, most)
+        if state == "hole":
+            # what was half-open never comes back to life
+            self.wan.state = "cut"
+            time.sleep(0.2)
+        self.wan.state = "up"
+
+    def break_s3(self, fault: str, least: float, most: float) -> None:
+        """Have S3 refuse, or hang."""
+        self.s3.fault = fault
+        self.pause(least, most)
+        self.s3.heal()
+
+    def wipe(self, name: str) -> None:
+        """Lose a broker's disk while messages wait on it."""
+        self.wan.state = "cut" if name == "edge" else "up"
+        self.s3.fault = "SlowDown" if name == "cloud" else ""
+        self.pause(2, 3)
+        self.parts.kill(name)
+        shutil.rmtree(self.parts.directory / name)
+        self.start[name]()
+        self.wan.state = "up"
+        self.s3.heal()
+
+    def cut_faces(self) -> int:
+        """Count the faces that the detector has cut so far, from its log."""
+        return self.parts.log("detector").count("face: id=")
+
+    def blow(self, faces: int) -> None:
+        """Inject every fault at least once, in random order, and go on until there are enough faces."""
+        faults: dict[str, Callable[[], None]] = {
+            "kill -9 detector": lambda: self.kill("detector"),
+            "kill -9 edge broker": lambda: self.kill("edge"),
+            "kill -9 cloud broker": lambda: self.kill("cloud"),
+            "kill -9 s3sink": lambda: self.kill("s3sink"),
+            "WAN cut": lambda: self.cut_wan("cut", 1, 4),
+            "WAN half-open": lambda: self.cut_wan("hole", 2, 18),
+            "S3 answers 503": lambda: self.break_s3("SlowDown", 1, 4),
+            "S3 hangs": lambda: self.break_s3("hang", 1, 12),
+        }
+        once = {"edge broker's disk wiped": "edge", "cloud broker's disk wiped": "cloud"}
+        plan = [*faults, *once]
+        self.chance.shuffle(plan)
+        while plan or self.cut_faces() < faces:
+            fault = plan.pop() if plan else self.chance.choice(list(faults))
+            print(f"{self.cut_faces():6} faces, {fault}", flush=True)
+            self.injected[fault] += 1
+            faults[fault]() if fault in faults else self.wipe(once[fault])
+            self.pause(0.2, 1.5)
+
+    def calm(self) -> float:
+        """End the camera, and wait until everything is home; gives how long that took, in s."""
+        nothing = self.parts.directory / "nothing"
+        nothing.mkdir()
+        cv2.imwrite(str(nothing / "gray.png"), np.full((100, 100, 3), 128, np.uint8))
+        self.parts.kill("detector")
+        began = time.monotonic()
+        self.start_detector(nothing)
+        try:
+            self.parts.running["detector"].wait(HEALING)
+            if self.receipts == "off":
+                # nobody knows when the last one has arrived: wait until no more come
+                eventually(lambda: self.quiet_for(10), HEALING)
+        finally:
+            self.wan.close()
+            self.s3.close()
+        return time.monotonic() - began
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Tell whether the sink has stored nothing for a while."""
+        return time.time() - self.parts.log_path("s3sink").stat().st_mtime > seconds
+
+
+def verdict(storm: Storm, recovery: float) -> int:
+    """Compare what was cut with what is stored, print the table, give how many faces are lost or wrong."""
+    with closing(sqlite3.connect(storm.spool)) as db:
+        cut = dict(db.execute("SELECT id, payload FROM cut"))
+        again = db.execute("SELECT count(*) FROM again").fetchone()[0]
+        waiting = db.execute("SELECT count(*) FROM faces").fetchone()[0]
+    stored = [(metadata["id"], body) for _, body, metadata in storm.parts.objects()]
+    puts = len(re.findall("^stored: ", storm.parts.log("s3sink"), re.M))
+    lost = set(cut) - {id_ for id_, _ in stored}
+    rows = {
+        **{f"injected: {fault}": times for fault, times in sorted(storm.injected.items())},
+        "faces cut": len(cut),
+        "objects in the bucket": len(stored),
+        "lost": len(lost),
+        "stored twice under two keys": len(stored) - len({id_ for id_, _ in stored}),
+        "in the bucket and never cut": len({id_ for id_, _ in stored} - set(cut)),
+        "bytes differ": sum(id_ in cut and body != cut[id_] for id_, body in stored),
+        "rejected": len(storm.parts.bucket_keys("rejected/")),
+        "without a receipt": waiting,
+    }
+    print("\n".join(f"{name:40}{value:8}" for name, value in rows.items()))
+    print(f"{'sent again by the detector':40}{again:8}\n{'PUT more than once':40}{puts - len(stored):8}")
+    print(f"{'seconds until all was home':40}{recovery:8.1f}")
+    return sum(value for name, value in rows.items() if not name.startswith(("injected", "faces", "objects")))
+
+
+def main() -> int:
+    """Run a storm, and give the exit status: 0 only when nothing is lost."""
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+    faces = int(os.environ.get("FACES") or 2000)
+    receipts = os.environ.get("RECEIPTS") or "on"
+    print(f"seed {seed}: SEED={seed} replays it")
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    make_certs(directory / "certs", "server", "sink", "device jetson-01")
+    parts = Pipeline(directory, directory / "certs")
+    try:
+        storm = Storm(parts, seed, receipts)
+        storm.blow(faces)
+        wrong = verdict(storm, storm.calm())
+    except BaseException:
+        parts.close()  # prints the logs
+        raise
+    for name in list(parts.running):
+        parts.kill(name)
+    print(f"seed {seed}:", f"LOST OR WRONG, see above; logs in {directory}" if wrong else "nothing is lost")
+    if not wrong:
+        shutil.rmtree(directory)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
