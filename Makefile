@@ -7,16 +7,24 @@ PYTHON ?= python3
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/ready certs/ready ## the whole pipeline on this machine; CAMERA=0, rtsp://... or my.mp4 for your own
+demo: .venv/ready certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
 	@python -m tests.demo
 
 test: .venv/ready ## all tests that need no container engine
+	@tests/system browser
 	pytest
 
 lint: .venv/ready ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
+	python -m tests.bench.detection
+	python -m tests.bench.sink
+
+chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
+	python -m tests.chaos
 
 # ---- what the above need; each says what it installs -------------------------------------------------------
 
@@ -34,7 +42,7 @@ certs/ready: mosquitto/certs
 	@mosquitto/certs server && mosquitto/certs device jetson-01 && mosquitto/certs sink && mosquitto/certs operator
 	@touch $@
 
-clean: ## remove what was made here: .venv, certs, var
-	rm -rf .venv certs var
+clean: ## remove what was made here: .venv, certs, spool, var
+	rm -rf .venv certs spool var
 
-.PHONY: help demo test lint clean system
+.PHONY: help demo test lint bench chaos clean system

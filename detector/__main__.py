@@ -21,6 +21,8 @@ from .service import Settings, beat, connect, disconnect, log, say_status, start
 from .spool import Spool, SpoolError
 from .tracks import Motion, Sighting, Tracker
 
+# sysexits.h: EX_NOINPUT, EX_IOERR; a bad model is a bad setting
+EXIT_STATUS: dict[type[Exception], int] = {CameraError: 66, SpoolError: 74, ValueError: 2}
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
 
@@ -176,7 +178,7 @@ def main() -> None:
         run(camera, watch, delivery, client, status_every=status_every, stop=stop)
     except (CameraError, SpoolError, ValueError) as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
+        sys.exit(next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)))
 
 
 def run(

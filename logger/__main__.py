@@ -1,12 +1,17 @@
-"""Print one line for each face that the edge's broker hears of: `python -m logger`."""
+"""Print one line for each face that the edge's broker hears of: `python -m logger`.
+
+`python -m logger --status` prints one table of what each service said last, and ends.
+"""
 
 import os
+import sys
 from collections import Counter
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from .service import Settings, beat, connect, disconnect, log, say_status, start
+from .status import print_status
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 SHOWN = ("id", "captured_at", "box", "frame_size", "score")
@@ -32,6 +37,8 @@ def main() -> None:
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
+    if sys.argv[1:] == ["--status"]:
+        sys.exit(print_status(broker))
 
     counts: Counter[str] = Counter(faces=0)
     status = f"status/logger/{broker.client_id}"

@@ -117,8 +117,8 @@ def main() -> None:
     store = Store(s3_client(uploads), bucket)
     sink = Sink(store, topic, uploads)
     status = f"status/s3sink/{broker.client_id}"
-    # Twice as many as are being uploaded: the next ones are here when one is done
-    client = connect(broker, status, sink.connected, ReceiveMaximum=2 * uploads)
+    # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
+    client = connect(broker, status, sink.connected, ReceiveMaximum=4 * uploads)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client])
     acknowledger.start()

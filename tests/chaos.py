@@ -11,7 +11,9 @@ import os
 import random
 import re
 import shutil
+import socket
 import sqlite3
+import ssl
 import sys
 import tempfile
 import time
@@ -50,6 +52,20 @@ def make_frames(folder: Path, count: int, chance: random.Random) -> None:
         cv2.imwrite(str(folder / f"{number:04d}.jpg"), frame)
 
 
+def answers(port: int, certs: Path | None) -> bool:
+    """Tell whether a broker answers a CONNECT within 5 s; over TLS with the certificate in `certs`."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            context = ssl.create_default_context(cafile=str(certs / "ca.crt")) if certs else None
+            if context and certs:
+                context.load_cert_chain(certs / "tls.crt", certs / "tls.key")
+            link = context.wrap_socket(plain, server_hostname="localhost") if context else plain
+            link.sendall(b"\x10\x11\0\4MQTT\5\2\0\5\0\0\4live")
+            return link.recv(1) == b"\x20"  # CONNACK
+    except OSError:
+        return False
+
+
 class Storm:
     """The pipeline, with a WAN and an S3 that can fail; a method is one fault, from breaking to mending."""
 
@@ -58,6 +74,7 @@ class Storm:
         self.chance = random.Random(seed)
         self.receipts = receipts
         self.injected: Counter[str] = Counter()
+        self.probe_at = time.monotonic() + 5
         self.spool = parts.directory / "spool" / "cam0.db"
         Spool(self.spool, 2**30).close()
         with closing(sqlite3.connect(self.spool)) as db:
@@ -77,7 +94,7 @@ class Storm:
 
     def start_detector(self, camera: Path | None = None) -> None:
         """Send every detection, through a small spool: a folder waits at its bound, so cutting goes on."""
-        options = {"FACE_INTERVAL": "0", "SPOOL_MAX_BYTES": "1048576", "RESEND_AFTER": "5"}
+        options = {"FACE_INTERVAL": "0", "SPOOL_MAX_BYTES": "3000000", "RESEND_AFTER": "2"}
         self.parts.detector(camera or self.frames, RECEIPTS=self.receipts, **options)
 
     def pause(self, least: float, most: float) -> None:
@@ -88,7 +105,25 @@ class Storm:
             assert not ended, f"the detector ended with {ended}"
             if ended == 0:
                 self.start_detector()
+            if time.monotonic() > self.probe_at:
+                self.revive()
+                self.probe_at = time.monotonic() + 5
             time.sleep(0.05)
+
+    def revive(self) -> None:
+        """Start a broker anew that runs and does not answer, as the liveness probe of Kubernetes does.
+
+        Mosquitto 2.0.11 (Debian 12) can spin for ever in keepalive__check after a half-open link.
+        """
+        for name, port, party in (
+            ("edge", self.parts.edge_port, ""),
+            ("cloud", self.parts.sink_port, "operator"),
+        ):
+            if not answers(port, self.parts.certs / party if party else None):
+                print(f"{self.cut_faces():6} faces, {name} broker hangs: kill -9", flush=True)
+                self.injected[f"{name} broker hung by itself"] += 1
+                self.parts.kill(name)
+                self.start[name]()
 
     def kill(self, name: str) -> None:
         """Kill -9, and start it again a little later."""
@@ -147,7 +182,7 @@ class Storm:
             print(f"{self.cut_faces():6} faces, {fault}", flush=True)
             self.injected[fault] += 1
             faults[fault]() if fault in faults else self.wipe(once[fault])
-            self.pause(0.2, 1.5)
+            self.pause(0.5, 5)
 
     def calm(self) -> float:
         """End the camera, and wait until everything is home; gives how long that took, in s."""
@@ -158,7 +193,7 @@ class Storm:
         began = time.monotonic()
         self.start_detector(nothing)
         try:
-            self.parts.running["detector"].wait(HEALING)
+            self.pause_until_done()
             if self.receipts == "off":
                 # nobody knows when the last one has arrived: wait until no more come
                 eventually(lambda: self.quiet_for(10), HEALING)
@@ -166,6 +201,14 @@ class Storm:
             self.wan.close()
             self.s3.close()
         return time.monotonic() - began
+
+    def pause_until_done(self) -> None:
+        """Wait until the detector has every receipt and ends; raises AssertionError when it does not."""
+        give_up = time.monotonic() + HEALING
+        while self.parts.running["detector"].poll() is None:
+            assert time.monotonic() < give_up, f"not all is home after {HEALING} s"
+            self.revive()
+            time.sleep(1)
 
     def quiet_for(self, seconds: float) -> bool:
         """Tell whether the sink has stored nothing for a while."""
@@ -205,7 +248,7 @@ def main() -> int:
     receipts = os.environ.get("RECEIPTS") or "on"
     print(f"seed {seed}: SEED={seed} replays it")
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    make_certs(directory / "certs", "server", "sink", "device jetson-01")
+    make_certs(directory / "certs", "server", "sink", "operator", "device jetson-01")
     parts = Pipeline(directory, directory / "certs")
     try:
         storm = Storm(parts, seed, receipts)

@@ -100,6 +100,8 @@ class FaultyS3:
                 return
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # a client that has hung up is no error here
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.server.daemon_threads = True
         self.port = int(self.server.server_address[1])
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

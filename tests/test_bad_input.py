@@ -89,7 +89,7 @@ def test_cameras_that_are_not_there_or_are_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for camera in ("missing.mp4", "empty.mp4", "text.mp4", "folder"):
         ended = run("detector", CAMERA=str(tmp_path / camera), SPOOL=str(tmp_path / "spool"))
-        assert_said(ended, 1, str(tmp_path / camera))
+        assert_said(ended, 66, str(tmp_path / camera))
         assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
@@ -99,13 +99,13 @@ def test_a_model_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     camera = str(ROOT / "docs")
     ended = run("detector", CAMERA=camera, FACE_MODEL=str(pointer), SPOOL=str(tmp_path / "spool"))
-    assert_said(ended, 1, str(pointer))
+    assert_said(ended, 2, str(pointer))
 
 
 def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     spool = str(tmp_path / "file" / "spool")
-    assert_said(run("detector", CAMERA=str(ROOT / "docs"), SPOOL=spool), 1, f"SPOOL={spool}")
+    assert_said(run("detector", CAMERA=str(ROOT / "docs"), SPOOL=spool), 74, f"SPOOL={spool}")
 
 
 def test_a_bucket_that_cannot_be_reached_or_made_is_named() -> None:

@@ -1,0 +1,89 @@
+"""Does one table tell, of a device and of the fleet, what is up, what is down and what is silent?"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from logger.status import status_row, table
+from tests.pipeline import ROOT, Pipeline, eventually
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
+
+
+def status(pipeline: Pipeline, port: int, certs: str = "") -> tuple[int, str]:
+    """Run `python -m logger --status`, and give its exit status and what it printed."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "MQTT_PORT": str(port),
+        "MQTT_CERTS": certs and str(pipeline.certs / certs),
+    }
+    command = [sys.executable, "-m", "logger", "--status"]
+    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_the_edge_shows_its_services_and_the_cloud_the_fleet(
+    pipeline: Pipeline, folder_of: Callable[[int], Path]
+) -> None:
+    pipeline.all_but_detector()
+    pipeline.logger()
+    assert pipeline.detector(folder_of(2)).wait(60) == 0
+    eventually(lambda: status(pipeline, pipeline.edge_port)[0] == 0)
+    code, edge = status(pipeline, pipeline.edge_port)
+    rows = [line.split()[:4] for line in edge.splitlines()]
+    assert rows[1:] == [
+        ["-", "bridge", "-", "up"],
+        ["-", "detector", "cam0", "done"],
+        ["-", "logger", "logger", "up"],
+    ]
+    assert "faces=2" in edge
+    assert "oldest_s=0" in edge
+    assert code == 0
+    eventually(lambda: status(pipeline, pipeline.sink_port, "operator")[1].count("jetson-01") == 2)
+    pipeline.kill("logger")
+    eventually(lambda: status(pipeline, pipeline.sink_port, "operator")[0] == 1)
+    fleet = [line.split()[:4] for line in status(pipeline, pipeline.sink_port, "operator")[1].splitlines()]
+    assert fleet[1:] == [
+        ["jetson-01", "detector", "cam0", "done"],
+        ["jetson-01", "logger", "logger", "down"],
+        ["-", "s3sink", "s3sink", "up"],
+    ] or fleet[1:] == [
+        ["-", "s3sink", "s3sink", "up"],
+        ["jetson-01", "detector", "cam0", "done"],
+        ["jetson-01", "logger", "logger", "down"],
+    ]
+
+
+def test_no_broker_is_one_line(pipeline: Pipeline) -> None:
+    code, said = status(pipeline, pipeline.edge_port)
+    assert code == 69
+    assert f"MQTT_PORT={pipeline.edge_port}: [Errno" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_service_that_has_not_spoken_for_a_minute_is_silent() -> None:
+    for second, state in (("59:00", "up"), ("58:00", "silent")):
+        payload = b'{"state": "up", "at": "2026-11-22T11:%s+00:00", "faces": 3}' % second.encode()
+        row = status_row("status/jetson-01/detector/cam0", payload, NOW)
+        assert row[:4] == ("jetson-01", "detector", "cam0", state)
+        assert row[5] == "faces=3"
+
+
+def test_hostile_status_messages_are_shown_and_believed_nothing() -> None:
+    for payload in (
+        b"",
+        b"\xff",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"state": "up", "at": 7}',
+        b'{"state": "up", "at": "x"}',
+    ):
+        assert status_row("status/a/b/c", payload, NOW)[3] == "unreadable"
+    row = status_row("status/\x1b[2J/b/c\nd", b'{"state": "up\\u001b[0m", "x\\n": "\\u0007"}', NOW)
+    assert table([row]).isprintable() is False  # only for the line break between header and row
+    assert all(line.isprintable() for line in table([row]).splitlines())
+    assert len(table([row]).splitlines()) == 2
