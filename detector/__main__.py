@@ -57,7 +57,7 @@ def read_options(settings: Settings) -> Options:
         ),
         settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes"),
         settings.text("FACE_MODEL", "", r".*", "give the path of a YuNet ONNX file"),
-        int(settings.number("FACE_WIDTH", 0, 0, 4096)),
+        int(settings.number("FACE_WIDTH", 640, 32, 4096)),
         settings.number("MAX_FPS", 10, 0.1, 1000),
         settings.number("FACE_INTERVAL", 1, 0, 86400),
         settings.number("FACE_MARGIN", 0.2, 0, 2),
@@ -91,7 +91,7 @@ class Watch:
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options = options
         self.spool = spool
-        self.detect = open_detector(options.model, *filter(None, [options.width]))
+        self.detect = open_detector(options.model, options.width)
         self.motion = Motion(options.max_fps)
         self.tracker = Tracker(options.interval)
         self.faces: list[Face] = []

@@ -54,7 +54,10 @@ def open_video(path: Path, log: Log) -> Camera:
 
 def open_folder(folder: Path, log: Log) -> Camera:
     """Every image in a folder, in the order of the names, one second apart; other files are left alone."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    except OSError as error:
+        raise CameraError(f"CAMERA={folder}: {error.strerror}; let this user read the folder") from error
     if not any(cv2.imread(str(path)) is not None for path in paths):
         raise CameraError(f"CAMERA={folder}: no readable image in this folder ({' '.join(sorted(IMAGES))})")
 

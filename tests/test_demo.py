@@ -1,0 +1,98 @@
+"""Does `make demo` show a newcomer the whole pipeline, and leave nothing behind?"""
+
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import ROOT, eventually
+
+
+def demo(**env: str) -> subprocess.CompletedProcess[str]:
+    """Run `make demo` without a terminal, to its end."""
+    return subprocess.run(
+        ["make", "demo"],
+        env={**os.environ, **env},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def left_behind() -> str:
+    """Give the processes that a demo in this folder has left running."""
+    return subprocess.run(["pgrep", "-af", "var/demo"], capture_output=True, text=True, check=False).stdout
+
+
+def test_a_demo_without_a_terminal_ends_with_all_faces_stored() -> None:
+    ended = demo()
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
+    match = re.search(r"^(\d+) faces published, (\d+) stored$", ended.stdout, re.M)
+    assert match
+    assert match[1] == match[2]
+    assert int(match[1]) >= 20
+    assert re.search(r"^Look at them: http://127\.0\.0\.1:\d+/faces/index\.html$", ended.stdout, re.M)
+    assert left_behind() == ""
+
+
+def test_a_demo_of_one_s_own_pictures(folder_of: Callable[[int], Path]) -> None:
+    ended = demo(CAMERA=str(folder_of(4)), CAMERA_NAME="own")
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
+    assert re.search(r"^4 faces published, 4 stored$", ended.stdout, re.M)
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"CAMERA": "/nonexistent.mp4"}, "CAMERA=/nonexistent.mp4: there is no /nonexistent.mp4"),
+        ({"FACE_FORMAT": "gif"}, "FACE_FORMAT=gif: give jpg or png"),
+    ],
+)
+def test_a_mistake_ends_the_demo_and_names_it(env: dict[str, str], said: str) -> None:
+    ended = demo(**env)
+    assert ended.returncode != 0
+    assert said in ended.stdout
+    assert left_behind() == ""
+
+
+def test_on_a_terminal_it_stays_up_until_ctrl_c(folder_of: Callable[[int], Path]) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "CAMERA": str(folder_of(2)), "CAMERA_NAME": "tty", "BROWSER": "true"}
+    running = subprocess.Popen(
+        ["make", "demo"],
+        env=env,
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.set_blocking(ours, False)
+    shown = b""
+
+    def has_ended() -> bool:
+        nonlocal shown
+        try:
+            shown += os.read(ours, 65536)
+        except BlockingIOError:
+            return False
+        return b"Ctrl-C ends it." in shown
+
+    try:
+        eventually(has_ended, 90)
+        assert b"2 faces published, 2 stored" in shown
+        assert running.poll() is None
+        os.killpg(running.pid, 2)
+        assert running.wait(30) is not None
+        eventually(lambda: left_behind() == "")
+    finally:
+        print(shown.decode(errors="replace"))
+        running.kill()
