@@ -7,7 +7,7 @@ PYTHON ?= python3
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/ready certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
+demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
 	@python -m tests.demo
 
 test: .venv/ready ## all tests that need no container engine
@@ -32,10 +32,16 @@ chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= rep
 system:
 	@PYTHON=$(PYTHON) tests/system
 
-.venv/ready: $(wildcard */requirements.txt) | system
-	@echo "installing Python packages into .venv, from tests/requirements.txt"
+# two steps, so that the demo does not wait for what only the tests need
+.venv/demo: tests/demo-requirements.txt $(wildcard */requirements.txt) | system
+	@echo "installing Python packages into .venv, from $<"
 	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
-	@pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/ready: tests/requirements.txt .venv/demo
+	@echo "installing Python packages into .venv, from $<"
+	@pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 certs/ready: mosquitto/certs
