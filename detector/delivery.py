@@ -41,7 +41,7 @@ class Delivery:
         self.camera = camera
         self.receipts = receipts
         self.resend_after = resend_after
-        self.counts = Counter(published=0, resent=0, receipts=0)
+        self.counts = Counter(sent=0, resent=0, receipts=0)
         self.wake = threading.Event()
         self.under_way: dict[int, tuple[str, mqtt.MQTTMessageInfo]] = {}  # by seq
         self.refused: set[int] = set()
@@ -108,7 +108,7 @@ class Delivery:
                 f"faces/{self.camera}", face.payload, qos=1, properties=message_properties(face)
             )
             self.under_way[face.seq] = face.id, info
-            self.counts["published"] += 1
+            self.counts["sent"] += 1
 
     def send_again(self, now: float) -> None:
         """Let faces be sent again that were lost on the way, by the rules above."""

@@ -64,6 +64,7 @@ class Pipeline:
     def __init__(self, directory: Path, certs: Path) -> None:
         self.directory = directory
         self.certs = certs
+        self.mosquitto = ROOT / "mosquitto"
         self.edge_port, self.cloud_port, self.sink_port, self.s3_port = (free_port() for _ in range(4))
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.clients: list[mqtt.Client] = []
@@ -105,12 +106,12 @@ class Pipeline:
 
     def edge(self, **env: str) -> None:
         """Start the edge's broker with the shipped conf."""
-        self.start("edge", ROOT / "mosquitto/run-local", "edge", **env)
+        self.start("edge", self.mosquitto / "run-local", "edge", **env)
         eventually(lambda: listening(self.edge_port))
 
     def cloud(self) -> None:
         """Start the cloud's broker with the shipped conf."""
-        self.start("cloud", ROOT / "mosquitto/run-local", "cloud")
+        self.start("cloud", self.mosquitto / "run-local", "cloud")
         eventually(lambda: listening(self.cloud_port) and listening(self.sink_port))
 
     def s3_server(self) -> None:

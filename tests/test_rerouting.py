@@ -1,0 +1,92 @@
+"""Can a user route another topic, and add another device, as the README says: by editing mosquitto.conf?"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import ROOT, Pipeline, eventually
+from tests.test_sink import WORDS, picture
+
+
+@pytest.fixture
+def checkout(pipeline: Pipeline, tmp_path: Path) -> Path:
+    """A copy of mosquitto/ to edit; the pipeline's brokers run from there."""
+    copy = tmp_path / "mosquitto"
+    shutil.copytree(ROOT / "mosquitto", copy)
+    pipeline.mosquitto = copy
+    return copy
+
+
+def readme_block(first_line: str) -> list[str]:
+    """Give the lines of the README's code block that begins with a line."""
+    text = (ROOT / "README.md").read_text()
+    start = text.index(f"```\n{first_line}")
+    return text[start + 4 : text.index("\n```", start + 4)].splitlines()
+
+
+def add(path: Path, after: str, line: str) -> None:
+    """Add a line to a file, after another."""
+    text = path.read_text()
+    assert text.count(after) == 1
+    path.write_text(text.replace(after, f"{after}\n{line}"))
+
+
+def test_another_sensor_reaches_the_cloud_without_a_line_of_python(
+    pipeline: Pipeline, checkout: Path
+) -> None:
+    (route,) = readme_block("topic # out 1 sensors/")
+    write, read = readme_block("pattern write sensors/")
+    add(checkout / "edge/mosquitto.conf", "topic # out 1 faces/ faces/jetson-01/", route)
+    add(checkout / "cloud/acl", "pattern write faces/%u/#", write)
+    add(checkout / "cloud/acl", "topic read status/#", read)
+    pipeline.cloud()
+    pipeline.edge()
+    pipeline.await_bridge()
+    heard = pipeline.listen("sensors/#", pipeline.sink_port, "operator")
+    pipeline.publish(pipeline.client(pipeline.edge_port), "sensors/door", b"open")
+    eventually(
+        lambda: (
+            [(message.topic, message.payload) for message in heard] == [("sensors/jetson-01/door", b"open")]
+        )
+    )
+
+
+def test_a_second_device_needs_a_certificate_and_one_sed(pipeline: Pipeline, checkout: Path) -> None:
+    pipeline.s3_server()
+    pipeline.cloud()
+    pipeline.sink()
+    _, sed, _ = readme_block("$ mosquitto/certs device jetson-02")
+    subprocess.run(sed.removeprefix("$ "), shell=True, cwd=checkout.parent, check=True)
+    pipeline.edge(DEVICE="jetson-02")
+    pipeline.await_bridge()
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    pipeline.publish(pipeline.client(pipeline.edge_port), "faces/cam0", picture(), **WORDS)
+    (key,) = eventually(pipeline.bucket_keys)
+    assert key.startswith("faces/jetson-02/cam0/2026/11/22/")
+
+
+def test_a_device_whose_conf_names_another_loses_nothing_and_shows_it(
+    pipeline: Pipeline, checkout: Path
+) -> None:
+    # the certificate is jetson-01's, the topics are jetson-02's: the ACL refuses, silently
+    edge = checkout / "edge/mosquitto.conf"
+    right = edge.read_text()
+    edge.write_text(right.replace("jetson-01/", "jetson-02/"))
+    pipeline.s3_server()
+    pipeline.cloud()
+    pipeline.sink()
+    pipeline.edge()
+    heard = pipeline.listen("faces/#", pipeline.sink_port, "s3sink")
+    photos = pipeline.directory / "photos"
+    photos.mkdir()
+    shutil.copy(ROOT / "docs/gallery-desktop.png", photos)
+    detector = pipeline.detector(photos)
+    eventually(lambda: "waiting for the cloud" in pipeline.log("detector"))
+    assert not heard
+    edge.write_text(right)
+    pipeline.stop("edge")
+    pipeline.edge()
+    assert detector.wait(60) == 0
+    assert len(pipeline.bucket_keys()) == pipeline.log("detector").count("face: id=") > 0
