@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 PYTHON ?= python3
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
 	@python -m tests.demo
@@ -14,10 +14,11 @@ test: .venv/ready ## all tests that need no container engine
 	@tests/system browser
 	pytest
 
-lint: .venv/ready ## style and types
+lint: .venv/ready ## style, types, shell scripts
 	ruff check .
 	ruff format --check .
 	mypy
+	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
 	python -m tests.bench.detection
@@ -25,6 +26,20 @@ bench: .venv/ready ## what it costs and how fast it is, next to a peer in the sa
 
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
 	python -m tests.chaos
+
+status: .venv/demo ## what each service said last: MQTT_HOST=, MQTT_PORT=; MQTT_PORT=8884 MQTT_CERTS=certs/operator: the fleet
+	@python -m logger --status
+
+test-docker: .venv/ready ## images, cloud/up and the edge as real containers; DOCKER=--if-possible skips without an engine
+	tests/docker/run $(DOCKER)
+
+images: ## build the three images; BUILD_ARGS=--build-arg ...
+	docker build $(BUILD_ARGS) -t faces-detector:dev detector
+	docker build $(BUILD_ARGS) -t faces-logger:dev logger
+	docker build $(BUILD_ARGS) -t faces-s3sink:dev s3sink
+
+k3s-images: ## hand the edge's images to the K3s on this machine
+	docker save faces-detector:dev faces-logger:dev | sudo k3s ctr images import -
 
 # ---- what the above need; each says what it installs -------------------------------------------------------
 
@@ -51,4 +66,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo test lint bench chaos clean system
+.PHONY: help demo test lint bench chaos status test-docker images k3s-images clean system

@@ -51,6 +51,10 @@ def create(s3: Any, bucket: str) -> None:
     try:
         s3.head_bucket(Bucket=bucket)
     except ClientError as error:
+        if error_code(error) == "403":
+            # Who may only put objects may not ask; if it is not there, the PUT of the gallery says so
+            log("bucket not ours to look at, taken to be there", bucket=bucket)
+            return
         if error_code(error) != "404":
             raise
         s3.create_bucket(Bucket=bucket, **place)

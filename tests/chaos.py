@@ -257,8 +257,7 @@ def main() -> int:
     except BaseException:
         parts.close()  # prints the logs
         raise
-    for name in list(parts.running):
-        parts.kill(name)
+    parts.end()
     print(f"seed {seed}:", f"LOST OR WRONG, see above; logs in {directory}" if wrong else "nothing is lost")
     if not wrong:
         shutil.rmtree(directory)

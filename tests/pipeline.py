@@ -153,13 +153,17 @@ class Pipeline:
         """Kill a process, as a power cut or an OOM killer would."""
         self.stop(name, signal.SIGKILL)
 
-    def close(self) -> None:
-        """End everything, and print all logs, which pytest shows when a test has failed."""
+    def end(self) -> None:
+        """End everything."""
         for client in self.clients:
             client.disconnect()
             client.loop_stop()
         for name in list(self.running):
             self.kill(name)
+
+    def close(self) -> None:
+        """End everything, and print all logs, which pytest shows when a test has failed."""
+        self.end()
         for path in sorted(self.directory.glob("*.log")):
             print(f"---- {path.stem}\n{path.read_text(errors='replace')[-8000:]}")
 

@@ -1,0 +1,331 @@
+"""Does cloud/aws.yaml deploy what it says, and does cloud/up refuse bad settings before it makes anything?"""
+
+import base64
+import email
+import fcntl
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import cfnlint.decode  # type: ignore[import-untyped]
+import pytest
+from cfnlint.api import lint_all  # type: ignore[import-untyped]
+from moto import mock_aws
+
+from s3sink.bucket import public_policy
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "cloud" / "aws.yaml"
+TEMPLATE_BODY: Any = cfnlint.decode.decode(str(TEMPLATE))[0]
+
+
+# ---- aws.yaml ------------------------------------------------------------------------------------------
+
+
+def resolve(value: Any, names: dict[str, Any]) -> Any:  # noqa: PLR0911 a case, a return
+    """Put `names` for the intrinsic functions of CloudFormation; what is not among them stays."""
+    match value:
+        case {"Ref": name} if name in names:
+            return names[name]
+        case {"Fn::GetAtt": parts}:
+            return names.get(".".join(parts), value)
+        case {"Fn::Sub": str(text)}:
+            return re.sub(r"\$\{([\w.]+)\}", lambda found: str(names.get(found[1], found[0])), text)
+        case {"Fn::If": [condition, yes, no]}:
+            return resolve(yes if names[condition] else no, names)
+        case dict():
+            return {key: resolve(part, names) for key, part in value.items()}
+        case list():
+            return [resolve(part, names) for part in value]
+    return value
+
+
+class Stack:
+    """The template, deployed."""
+
+    def __init__(self, **parameters: str) -> None:
+        given = {"Repository": "https://example.org/faces.git", "Certificates": "AAAA", "PublicRead": "true"}
+        self.session = boto3.Session("key", "secret", region_name="eu-central-1")
+        given |= parameters
+        formation = self.client("cloudformation")
+        formation.create_stack(
+            StackName="faces",
+            TemplateBody=TEMPLATE.read_text(),
+            Capabilities=["CAPABILITY_IAM"],
+            Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in given.items()],
+        )
+        described = formation.describe_stacks(StackName="faces")["Stacks"][0]
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+        self.bucket = self.outputs["Bucket"]
+        arn = f"arn:aws:s3:::{self.bucket}"
+        public = given["PublicRead"] == "true"
+        self.names = {**given, "Bucket": self.bucket, "Bucket.Arn": arn, "Public": public}
+
+    def client(self, service: str) -> Any:
+        """An AWS client."""
+        return self.session.client(service)  # type: ignore[call-overload]
+
+    def properties(self, resource: str) -> Any:
+        """What the template asks for a resource, with these parameters: moto leaves out some of it."""
+        declared = TEMPLATE_BODY["Resources"][resource]
+        if "Condition" in declared and not self.names[declared["Condition"]]:
+            return None
+        return resolve(declared["Properties"], self.names)
+
+    def vm(self) -> Any:
+        """The only instance, as EC2 describes it."""
+        (reservation,) = self.client("ec2").describe_instances()["Reservations"]
+        (instance,) = reservation["Instances"]
+        return instance
+
+    def script(self) -> str:
+        """What the VM runs at each start: the second part of its user data."""
+        attribute = {"InstanceId": self.vm()["InstanceId"], "Attribute": "userData"}
+        data = self.client("ec2").describe_instance_attribute(**attribute)["UserData"]["Value"]
+        parts = list(email.message_from_bytes(base64.b64decode(data)).walk())[1:]
+        assert [part.get_content_type() for part in parts] == ["text/cloud-config", "text/x-shellscript"]
+        return str(parts[1].get_payload())
+
+
+@pytest.fixture(autouse=True)
+def aws() -> Iterator[None]:
+    with mock_aws():
+        yield
+
+
+def test_the_template_passes_cfn_lint() -> None:
+    found = [f"{match.linenumber}: {match}" for match in lint_all(TEMPLATE.read_text())]
+    assert [line for line in found if not re.match(r"\d+: \[I", line)] == []  # I: hints
+
+
+def test_a_public_stack_opens_the_bucket_just_as_cloud_up_would() -> None:
+    stack = Stack(PublicRead="true")
+    assert stack.properties("PublicReading")["PolicyDocument"] == public_policy(stack.bucket)
+    block = stack.properties("Bucket")["PublicAccessBlockConfiguration"]
+    # New buckets refuse ACLs, and so should this one
+    assert [name for name, blocked in block.items() if blocked] == ["BlockPublicAcls", "IgnorePublicAcls"]
+    assert stack.outputs["Gallery"].endswith("/index.html")
+
+
+def test_a_private_stack_has_no_policy_and_blocks_any() -> None:
+    stack = Stack(PublicRead="false")
+    assert stack.properties("PublicReading") is None
+    assert set(stack.properties("Bucket")["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "Gallery" not in stack.outputs
+
+
+def test_the_bucket_forgets_faces_and_outlives_the_stack() -> None:
+    stack = Stack(ExpireDays="7")
+    rules = stack.properties("Bucket")["LifecycleConfiguration"]["Rules"]
+    assert {(rule["Prefix"], rule["ExpirationInDays"]) for rule in rules} == {
+        ("faces/", "7"),
+        ("rejected/", "7"),
+    }
+    assert TEMPLATE_BODY["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
+
+
+def test_the_vm_may_put_objects_and_nothing_else() -> None:
+    stack = Stack()
+    (role,) = stack.client("iam").list_roles()["Roles"]
+    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
+    declared = stack.properties("Role")
+    assert set(declared) == {"AssumeRolePolicyDocument", "Policies"}
+    (policy,) = declared["Policies"]
+    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*", "index.html")]
+    assert policy["PolicyDocument"]["Statement"] == [
+        {"Effect": "Allow", "Action": "s3:PutObject", "Resource": resources}
+    ]
+
+
+def test_only_8883_is_open_and_the_address_is_fixed() -> None:
+    stack = Stack(EdgeAddresses="198.51.100.0/24")
+    ec2 = stack.client("ec2")
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    (group,) = [group for group in groups if group["GroupName"] != "default"]
+    assert stack.properties("VM")["SecurityGroupIds"] == [{"Fn::GetAtt": ["Firewall", "GroupId"]}]
+    (rule,) = group["IpPermissions"]
+    assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 8883, 8883)
+    assert [ip_range["CidrIp"] for ip_range in rule["IpRanges"]] == ["198.51.100.0/24"]
+    (address,) = ec2.describe_addresses()["Addresses"]
+    assert address["PublicIp"] == stack.outputs["Address"]
+    assert address["InstanceId"] == stack.vm()["InstanceId"]
+
+
+def test_credentials_take_a_token_and_reach_containers() -> None:
+    assert Stack().properties("VM")["MetadataOptions"] == {
+        "HttpTokens": "required",
+        "HttpPutResponseHopLimit": 2,
+    }
+
+
+def test_the_vm_unpacks_its_certificates_and_runs_cloud_up_of_the_given_ref(tmp_path: Path) -> None:
+    certs, repository, vm = tmp_path / "certs", tmp_path / "repository", tmp_path / "vm"
+    made = {**os.environ, "CERTS": str(certs)}
+    for party in ("server", "sink"):
+        run(ROOT / "mosquitto" / "certs", party, env=made)
+    packed = subprocess.run(
+        ["tar", "-C", certs, "-cz", "ca.crt", "cloud-broker", "s3sink"], capture_output=True, check=True
+    )
+    encoded = base64.b64encode(packed.stdout).decode()
+    assert len(encoded) <= 4096, "more than a parameter may hold"
+
+    # A repository whose cloud/up only says what it finds
+    (repository / "cloud").mkdir(parents=True)
+    up = repository / "cloud" / "up"
+    up.write_text("#!/bin/sh\ncat cloud/.env; find certs -type f\n")
+    up.chmod(0o755)
+    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "."],
+        ["commit", "-qm", "first"],
+        ["branch", "release"],
+    ):
+        run(*git, *command)
+
+    script = Stack(Repository=f"file://{repository}", Ref="release", Certificates=encoded).script()
+    programs = stubs(tmp_path, dnf="exit 0", systemctl="exit 0")
+    for _start in ("the first", "a later"):
+        told = run(
+            "sh", "-c", script.replace("/opt/faces", str(vm)), env={**os.environ, "PATH": programs}
+        ).stdout
+    assert "S3_BUCKET=faces-bucket" in told
+    assert "AWS_REGION=eu-central-1" in told
+    assert "certs/cloud-broker/tls.key" in told
+    assert "certs/s3sink/tls.key" in told
+    assert "ca.key" not in told
+    for secret in (vm / "certs/cloud-broker/tls.key", vm / "cloud/.env"):
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+# ---- cloud/up and cloud/down, as far as they get without an engine -----------------------------------------
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def stubs(directory: Path, **programs: str) -> str:
+    """A PATH whose first directory has programs of these names, each a line of shell."""
+    folder = directory / "stubs"
+    folder.mkdir(exist_ok=True)
+    for name, line in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+class Cloud:
+    """cloud/up with settings of its own and a stand-in for docker, which notes what it is asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.env_file = directory / "env"
+        self.env_file.write_text("S3_BUCKET=faces-demo\n")
+        self.certs = directory / "certs"
+        self.asked = directory / "asked"
+        note = f'echo "$*" >>"{self.asked}"'
+        self.env = {
+            **os.environ,
+            "ENV_FILE": str(self.env_file),
+            "CERTS": str(self.certs),
+            "PATH": stubs(
+                directory, docker=f'{note}; [ "$1" = version ] || {{ echo no such thing >&2; exit 1; }}'
+            ),
+        }
+
+    def refusal(self, script: str = "up", *arguments: str, status: int = 1) -> str:
+        """What the script says on its standard error when it fails; it must have made nothing."""
+        command: list[str | Path] = [ROOT / "cloud" / script, *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == status, done.stdout + done.stderr
+        asked = self.asked.read_text() if self.asked.exists() else ""
+        assert not any(word in asked for word in ("create", "run", "rm")), asked
+        lines: list[str] = done.stderr.splitlines()
+        (line,) = lines
+        assert line.startswith((f"cloud/{script}: ", "mosquitto/certs: ")), line
+        return line
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path)
+
+
+def test_missing_settings(cloud: Cloud) -> None:
+    cloud.env_file.unlink()
+    assert "cp cloud/.env.example cloud/.env" in cloud.refusal(status=2)
+
+
+@pytest.mark.parametrize(
+    "settings", ["", "S3_BUCKET=\n", "#S3_BUCKET=faces\n", "S3_BUCKET=faces\nS3_BUCKET=\n"]
+)
+def test_unset_bucket(cloud: Cloud, settings: str) -> None:
+    cloud.env_file.write_text(settings)
+    assert "give the name of a bucket" in cloud.refusal(status=2)
+
+
+def test_the_example_is_complete_but_for_the_bucket(cloud: Cloud) -> None:
+    cloud.env_file.write_text((ROOT / "cloud" / ".env.example").read_text())
+    assert "give the name of a bucket" in cloud.refusal(status=2)
+
+
+@pytest.mark.parametrize("script", ["up", "down"])
+def test_docker_not_running(cloud: Cloud, script: str) -> None:
+    stubs(cloud.env_file.parent, docker='echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    line = cloud.refusal(script)
+    assert "Docker does not answer, start it" in line
+    assert "Cannot connect to the Docker daemon" in line
+
+
+@pytest.mark.parametrize("script", ["up", "down"])
+def test_run_twice_at_once(cloud: Cloud, script: str) -> None:
+    with (ROOT / "cloud" / "up").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another cloud/up or cloud/down is running" in cloud.refusal(script)
+
+
+def test_down_knows_one_argument(cloud: Cloud) -> None:
+    assert "usage: cloud/down [--all]" in cloud.refusal("down", "--al", status=2)
+
+
+def make_certificates(cloud: Cloud) -> None:
+    for party in ("server", "sink"):
+        run(ROOT / "mosquitto" / "certs", party, env=cloud.env)
+
+
+def test_a_key_of_another_certificate(cloud: Cloud) -> None:
+    make_certificates(cloud)
+    shutil.copy(cloud.certs / "s3sink/tls.key", cloud.certs / "cloud-broker/tls.key")
+    assert "cloud-broker/tls.key is not the key of the tls.crt" in cloud.refusal()
+
+
+def test_a_certificate_of_somebody_else(cloud: Cloud) -> None:
+    make_certificates(cloud)
+    run(ROOT / "mosquitto" / "certs", "device", "jetson-01", env=cloud.env)
+    for name in ("tls.key", "tls.crt"):
+        shutil.copy(cloud.certs / "jetson-01" / name, cloud.certs / "s3sink" / name)
+    assert "is not made out to s3sink" in cloud.refusal()
+
+
+def test_a_client_certificate_where_a_server_is_needed(cloud: Cloud) -> None:
+    make_certificates(cloud)
+    for name in ("tls.key", "tls.crt"):
+        shutil.copy(cloud.certs / "s3sink" / name, cloud.certs / "cloud-broker" / name)
+    assert "is no certificate for cloud-broker" in cloud.refusal()
+
+
+def test_a_certificate_of_another_ca_where_ours_cannot_sign(cloud: Cloud) -> None:
+    make_certificates(cloud)
+    other = {**cloud.env, "CERTS": str(cloud.certs.parent / "other")}
+    run(ROOT / "mosquitto" / "certs", "server", env=other)
+    shutil.copy(cloud.certs.parent / "other/cloud-broker/tls.crt", cloud.certs / "cloud-broker/tls.crt")
+    (cloud.certs / "ca.key").unlink()
+    assert "make the certificate where the CA is" in cloud.refusal(status=2)
