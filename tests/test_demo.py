@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import ROOT, eventually
+from tests.test_gallery import CHROMIUM, chromium
 
 
 def demo(**env: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +29,21 @@ def demo(**env: str) -> subprocess.CompletedProcess[str]:
 def left_behind() -> str:
     """Give the processes that a demo in this folder has left running."""
     return subprocess.run(["pgrep", "-af", "var/demo"], capture_output=True, text=True, check=False).stdout
+
+
+def faces_in_gallery(url: str) -> int:
+    """Open the demo's gallery as a person would, and count the faces in it; no console error is allowed."""
+    with chromium() as browser, browser.new_context() as context:
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        page.wait_for_function("document.querySelectorAll('.tile img').length > 1")
+        page.wait_for_function(
+            "[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth)"
+        )
+        assert not errors
+        return page.locator(".tile img").count()
 
 
 def test_a_demo_without_a_terminal_ends_with_all_faces_stored() -> None:
@@ -90,6 +106,10 @@ def test_on_a_terminal_it_stays_up_until_ctrl_c(folder_of: Callable[[int], Path]
         eventually(has_ended, 90)
         assert b"2 faces published, 2 stored" in shown
         assert running.poll() is None
+        if CHROMIUM:
+            match = re.search(rb"Look at them: (\S+)", shown)
+            assert match
+            assert faces_in_gallery(match[1].decode()) == 2
         os.killpg(running.pid, 2)
         assert running.wait(30) is not None
         eventually(lambda: left_behind() == "")
