@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from datetime import datetime, timezone
 from typing import Any
 
@@ -43,8 +43,8 @@ class Delivery:
         self.resend_after = resend_after
         self.counts = Counter(sent=0, resent=0, receipts=0)
         self.wake = threading.Event()
-        self.under_way: dict[int, tuple[str, mqtt.MQTTMessageInfo]] = {}  # by seq
-        self.refused: set[int] = set()
+        self.under_way: dict[int, SpooledFace] = {}  # by MQTT packet identifier
+        self.pubacks: deque[tuple[int, bool]] = deque()  # packet identifier, and whether it was refused
         self.bridge_up = False
         self.answered = False  # a receipt has come since the last time that faces were sent again
         self.quiet_since = time.monotonic()
@@ -72,9 +72,8 @@ class Delivery:
         client.ack(message.mid, message.qos)
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        """Note a PUBACK; `send` looks at it, in its own thread."""
-        if reason.is_failure:
-            self.refused.add(mid)
+        """Note a PUBACK; `settle` looks at it, in its own thread."""
+        self.pubacks.append((mid, reason.is_failure))
         self.wake.set()
 
     def run(self, client: mqtt.Client, stop: threading.Event) -> None:
@@ -89,25 +88,27 @@ class Delivery:
 
     def settle(self) -> None:
         """Note which faces the edge's broker has taken; without receipts that is where our care ends."""
-        for seq, (id_, info) in list(self.under_way.items()):
-            if not info.is_published():
-                continue
-            del self.under_way[seq]
-            if info.mid in self.refused:
-                self.refused.remove(info.mid)
-                log("broker refuses a face, it stays in the spool", id=id_)
+        while self.pubacks:
+            mid, refused = self.pubacks.popleft()
+            face = self.under_way.pop(mid, None)
+            if face is None:
+                continue  # a status message
+            if refused:
+                log("broker refuses a face, it stays in the spool", id=face.id)
             elif self.receipts:
-                self.spool.sent(seq, time.monotonic())
+                self.spool.sent(face.seq, time.monotonic())
             else:
-                self.spool.let_go(id_)
+                self.spool.let_go(face.id)
 
     def send(self, client: mqtt.Client) -> None:
         """Fill the window with the oldest faces to be sent."""
-        for face in self.spool.unsent(self.under_way, WINDOW - len(self.under_way)):
+        under_way = [face.seq for face in self.under_way.values()]
+        for face in self.spool.unsent(under_way, WINDOW - len(under_way)):
             info = client.publish(
                 f"faces/{self.camera}", face.payload, qos=1, properties=message_properties(face)
             )
-            self.under_way[face.seq] = face.id, info
+            # Where the connection has just been lost, paho sends it after the next connect
+            self.under_way[info.mid] = face
             self.counts["sent"] += 1
 
     def send_again(self, now: float) -> None:

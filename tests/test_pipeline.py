@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,11 @@ def ids(pipeline: Pipeline) -> set[str]:
     """Give the ids of all faces that the detector has cut out, from its log."""
     lines = pipeline.log("detector").splitlines()
     return {line.split("id=")[1][:16] for line in lines if line.startswith("face: ")}
+
+
+def connected(pipeline: Pipeline, name: str) -> bool:
+    """Tell whether a sink has connected."""
+    return "connected:" in pipeline.log(name)
 
 
 def stored_ids(pipeline: Pipeline) -> list[str]:
@@ -101,6 +107,41 @@ def test_a_detector_that_is_killed_goes_on_where_it_was(
     cv2.imwrite(str(empty / "gray.png"), np.full((100, 100, 3), 128, np.uint8))
     assert pipeline.detector(empty).wait(60) == 0
     assert sorted(stored_ids(pipeline)) == sorted(cut)
+
+
+def test_receipts_of_another_camera_or_for_unknown_faces_let_nothing_go(
+    pipeline: Pipeline, folder_of: Callable[[int], Path]
+) -> None:
+    pipeline.edge()
+    pipeline.detector(folder_of(1))
+    (id_,) = eventually(lambda: ids(pipeline))
+    forger = pipeline.client(pipeline.edge_port)
+    for topic, payload in (("receipts/cam1", id_), ("receipts/cam0/x", id_), ("receipts/cam0", "f" * 16)):
+        pipeline.publish(forger, topic, payload.encode())
+    eventually(lambda: "waiting for the cloud, or for RECEIPTS=off: spooled=1" in pipeline.log("detector"))
+    # the real one does
+    pipeline.publish(forger, "receipts/cam0", id_.encode())
+    assert pipeline.running["detector"].wait(30) == 0
+
+
+def test_several_sinks_share_the_faces_and_one_that_dies_takes_none_along(
+    pipeline: Pipeline, folder_of: Callable[[int], Path]
+) -> None:
+    pipeline.s3_server()
+    pipeline.cloud()
+    pipeline.edge()
+    for name in ("s3sink-0", "s3sink-1"):
+        pipeline.sink(name, MQTT_CLIENT_ID=name, MQTT_TOPIC="$share/s3sink/faces/#")
+        eventually(partial(connected, pipeline, name))
+    pipeline.await_bridge()
+    detector = pipeline.detector(folder_of(30))
+    eventually(lambda: all("stored:" in pipeline.log(name) for name in ("s3sink-0", "s3sink-1")))
+    pipeline.kill("s3sink-1")
+    # what the dead one was dealt waits for it, or is sent again by the detector
+    eventually(lambda: len(ids(pipeline)) >= 30)
+    pipeline.sink("s3sink-1", MQTT_CLIENT_ID="s3sink-1", MQTT_TOPIC="$share/s3sink/faces/#")
+    assert detector.wait(90) == 0
+    assert sorted(stored_ids(pipeline)) == sorted(ids(pipeline))
 
 
 def test_receipts_off_lets_go_at_the_edge_brokers_puback(

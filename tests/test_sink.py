@@ -149,6 +149,15 @@ def test_a_topic_of_199_levels_and_one_of_60_kb_are_stored_below_their_device(cl
     assert all(len(key.encode()) <= 1024 for key in cloud.bucket_keys())
 
 
+def test_a_topic_of_1000_levels_is_refused_by_the_broker_and_stops_nobody(cloud: Pipeline) -> None:
+    device = cloud.client(cloud.sink_port, "jetson-01")
+    device.publish("faces/jetson-01/" + "/".join(["x"] * 1000), picture(), qos=1)
+    eventually(lambda: not device.is_connected())
+    device.loop_stop()
+    send(cloud, "after-deep", picture(), **WORDS)
+    assert stored(cloud, "faces/jetson-01/after-deep/")
+
+
 @pytest.mark.parametrize(
     "words",
     [
