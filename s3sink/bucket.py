@@ -5,6 +5,7 @@ Public only when S3_PUBLIC=1 asks for it: anybody may then read `faces/*` and th
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -103,9 +104,12 @@ def set_expiry(s3: Any, bucket: str, days: int) -> None:
 
 
 def gallery_url(s3: Any, bucket: str) -> str:
-    """Give the address of the gallery, as the SDK would address the object."""
-    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "index.html"})
-    return str(url).partition("?")[0]
+    """Give the address of the gallery; as boto3 does, by the host's name at AWS, by the path elsewhere."""
+    endpoint = str(s3.meta.endpoint_url)
+    scheme, _, host = endpoint.partition("://")
+    if re.search(r"\.amazonaws\.com(\.cn)?$", host):
+        return f"{scheme}://{bucket}.{host}/index.html"
+    return f"{endpoint.rstrip('/')}/{bucket}/index.html"
 
 
 def bucket_name(settings: Settings) -> str:

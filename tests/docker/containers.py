@@ -170,22 +170,29 @@ def start_s3() -> None:
 
 
 def start_edge_broker(certs: Path) -> int:
-    """Start the edge's broker as Kubernetes would: the shipped conf, read-only, its key for itself alone."""
+    """Start the edge's network, and its broker as Kubernetes would; gives its port on this machine."""
     make_certs(certs, "device jetson-01")
-    port = free_port()  # a port that Docker chooses is another one after each start
     docker("network", "create", EDGE)
     docker(
         "run", "--rm", "--user", "0", "-v", f"{certs}/jetson-01:/from:ro", "-v", f"{EDGE}-certs:/to",
         "--entrypoint", "sh", BROKER_IMAGE, "-c", "cp /from/* /to && chown 1883 /to/*",
     )  # fmt: skip
+    port = run_edge_broker(f"{EDGE}-broker", ROOT / "mosquitto/edge", "--network-alias", "edge-broker")
+    docker("network", "connect", PROJECT, f"{EDGE}-broker")
+    return port
+
+
+def run_edge_broker(name: str, conf: Path, *options: str) -> int:
+    """Run an edge's broker: the conf read-only, its key for itself alone; gives its port on this machine."""
+    port = free_port()  # a port that Docker chooses is another one after each start
     docker(
-        "run", "-d", "--name", f"{EDGE}-broker", "--network", EDGE, "--network-alias", "edge-broker",
+        "run", "-d", "--name", name, "--network", EDGE, *options,
         "-p", f"127.0.0.1:{port}:1883", "--user", "1883:1883", "--read-only", "--cap-drop", "ALL",
         "--tmpfs", "/mosquitto/log", "--restart", "unless-stopped",
-        "-v", f"{ROOT}/mosquitto/edge:/mosquitto/config:ro", "-v", f"{EDGE}-certs:/mosquitto/certs:ro",
-        "-v", f"{EDGE}-data:/mosquitto/data", BROKER_IMAGE,
+        "-v", f"{conf}:/mosquitto/config:ro", "-v", f"{EDGE}-certs:/mosquitto/certs:ro",
+        "-v", f"{name}-data:/mosquitto/data", BROKER_IMAGE,
     )  # fmt: skip
-    docker("network", "connect", PROJECT, f"{EDGE}-broker")
+    eventually(partial(pipeline.listening, port))
     return port
 
 

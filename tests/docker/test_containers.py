@@ -15,10 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.clip import make_clip
 from tests.docker.containers import (
@@ -35,10 +38,12 @@ from tests.docker.containers import (
     inspect,
     leftovers,
     remove_everything,
+    run_edge_broker,
     start_edge_broker,
     start_s3,
     start_service,
 )
+from tests.pipeline import ROOT
 
 pytestmark = pytest.mark.skipif(not BROKER_IMAGE, reason="in containers: run tests/docker/run")
 BROKER, SINK = f"{PROJECT}-cloud-broker", f"{PROJECT}-s3sink"
@@ -292,6 +297,43 @@ def test_a_thousand_faces_fit_the_small_vm(bucket: Bucket, edge: Listener) -> No
     assert most[SINK] < 200
 
 
+# ---- a broker that is full -------------------------------------------------------------------------------
+
+
+def test_a_full_broker_pushes_back_and_keeps_what_it_has_taken(
+    edge: Listener,  # noqa: ARG001 the order
+    tmp_path: Path,
+) -> None:
+    conf = (ROOT / "mosquitto/edge/mosquitto.conf").read_text()
+    limit = "memory_limit 500000000"
+    assert limit in conf
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/mosquitto.conf").write_text(conf.replace(limit, "memory_limit 20000000"))
+    # no cloud for this one: what it takes stays in its queue
+    port = run_edge_broker(f"{EDGE}-full", tmp_path / "conf")
+    publisher = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    taken: list[int] = []
+    lost: list[object] = []
+
+    def on_publish(_client: mqtt.Client, _data: object, mid: int, reason: Any, _properties: object) -> None:
+        if not reason.is_failure:
+            taken.append(mid)
+
+    publisher.on_publish = on_publish
+    publisher.on_disconnect = lambda *args: lost.append(args[3])
+    publisher.connect("127.0.0.1", port)
+    publisher.loop_start()
+    for number in range(1000):
+        publisher.publish("faces/cam0", number.to_bytes(4, "big") + bytes(40_000), qos=1)
+    eventually(lambda: lost)
+    publisher.disconnect()
+    publisher.loop_stop()
+    assert 0 < len(taken) < 1000
+    print(f"full after {len(taken)} messages of 40 kB: {lost[0]}")
+    held = queued(f"{EDGE}-full", "bridge-to-cloud", tmp_path)
+    assert held >= len(set(taken))
+
+
 # ---- a role that may only put, and down ----------------------------------------------------------------
 
 
@@ -319,7 +361,7 @@ def test_down_keeps_the_queue_and_up_goes_on_with_it(
     before = len(bucket.everything())
     # Without an id: nobody sends these again, they are in the cloud's queue or nowhere
     edge.publish(picture(seed) for seed in range(5000, 5020))
-    eventually(lambda: queued_for_the_sink(tmp_path) == 20)
+    eventually(lambda: queued(BROKER, "s3sink", tmp_path) == 20)
     said = cloud.down()
     assert f"removed container {BROKER}" in said
     assert leftovers() == {f"network {PROJECT}", f"volume {PROJECT}-data"}
@@ -328,13 +370,13 @@ def test_down_keeps_the_queue_and_up_goes_on_with_it(
     eventually(lambda: len(bucket.everything()) == before + 20)
 
 
-def queued_for_the_sink(directory: Path) -> int:
-    """How many messages wait for the sink in the broker's database; -1 when that was caught half-written."""
-    docker("cp", f"{BROKER}:/mosquitto/data", directory)
-    query = "SELECT count(*) FROM client_msgs WHERE client_id = 's3sink'"
+def queued(broker: str, client_id: str, directory: Path) -> int:
+    """How many messages wait for a client in a broker's database; -1 when that was caught half-written."""
+    docker("cp", f"{broker}:/mosquitto/data", directory)
+    query = "SELECT count(*) FROM client_msgs WHERE client_id = ?"
     try:
         with contextlib.closing(sqlite3.connect(directory / "data/mosquitto.sqlite3")) as database:
-            return int(database.execute(query).fetchone()[0])
+            return int(database.execute(query, [client_id]).fetchone()[0])
     except sqlite3.Error as error:
         print(error)
         return -1
