@@ -1,0 +1,54 @@
+"""Does a camera give a face on first sight and then once a second, or every detection when asked to?"""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detector.camera import Frame
+from detector.service import Settings
+from detector.spool import Spool
+from detector.watch import Watch, read_options
+
+START = 1_790_000_000.125  # s since the epoch
+
+
+def watch(tmp_path: Path, **settings: str) -> Watch:
+    """Watch with settings as a user would give them."""
+    checked = Settings(settings)
+    options = read_options(checked)
+    assert checked.bad == []
+    return Watch(options, Spool(tmp_path / "cam0.db", 10**9))
+
+
+@pytest.mark.parametrize(("interval", "faces"), [("1", 3), ("0", 50)])
+def test_a_still_face_for_two_seconds(tmp_path: Path, photo: np.ndarray, interval: str, faces: int) -> None:
+    seen = watch(tmp_path, FACE_INTERVAL=interval)
+    for number in range(50):
+        seen.look(Frame(photo, START + number / 25))
+    # on first sight, and where the gate is forced once a second
+    assert abs(seen.spool.count - faces) <= 1
+    assert seen.counts == {"frames": 50, "faces": seen.spool.count}
+
+
+def test_what_a_face_message_says_of_itself(tmp_path: Path, photo: np.ndarray) -> None:
+    seen = watch(tmp_path, CAMERA_NAME="door", FACE_FORMAT="png", FACE_MARGIN="0")
+    seen.look(Frame(photo, START))
+    (face,) = seen.spool.unsent([], 10)
+    words = face.properties
+    assert set(words) == {
+        "id", "camera", "captured_at", "box", "frame_size", "score", "sharpness", "track", "schema",
+    }  # fmt: skip
+    assert re.fullmatch("[0-9a-f]{16}", words["id"])
+    assert (words["camera"], words["schema"], words["track"]) == ("door", "1", "1")
+    assert words["captured_at"] == "2026-09-21T14:13:20.125Z"
+    assert words["frame_size"] == "512x512"
+    assert json.dumps(words).isascii()
+    x, y, w, h = (int(side) for side in words["box"].split(","))
+    assert face.content_type == "image/png"
+    picture = cv2.imdecode(np.frombuffer(face.payload, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert np.array_equal(picture, photo[y : y + h, x : x + w])
