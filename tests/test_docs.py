@@ -80,6 +80,10 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"sed -i s/jetson-01/jetson-02/ .*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
     (
+        r"docker run .* faces-logger:dev python -m logger --status",
+        is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
+    ),
+    (
         r"cloud/up",
         is_run_elsewhere(
             "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"

@@ -43,7 +43,7 @@ from tests.docker.containers import (
     start_s3,
     start_service,
 )
-from tests.pipeline import ROOT
+from tests.pipeline import ROOT, make_certs
 
 pytestmark = pytest.mark.skipif(not BROKER_IMAGE, reason="in containers: run tests/docker/run")
 BROKER, SINK = f"{PROJECT}-cloud-broker", f"{PROJECT}-s3sink"
@@ -265,6 +265,19 @@ def test_every_face_arrives_once_though_the_wan_and_the_containers_fail(
     lines = docker("logs", f"{EDGE}-logger")
     assert "bridge: state=down" in lines
     assert "bridge: state=up" in lines
+
+
+def test_the_operator_sees_the_fleet(cloud: Cloud, edge: Listener) -> None:  # noqa: ARG001 the order
+    make_certs(cloud.certs, "operator")
+    fleet = docker(
+        "run", "--rm", "--network", PROJECT, "--user", str(os.geteuid()),
+        "-v", f"{cloud.certs}/operator:/certs:ro", "-e", "MQTT_HOST=cloud-broker", "-e", "MQTT_PORT=8884",
+        "-e", "MQTT_CERTS=/certs", "faces-test/logger", "python", "-m", "logger", "--status",
+    )  # fmt: skip
+    rows = [line.split()[:4] for line in fleet.splitlines()]
+    assert ["jetson-01", "detector", "cam0", "done"] in rows
+    assert ["jetson-01", "logger", "logger", "up"] in rows
+    assert ["-", "s3sink", "s3sink", "up"] in rows
 
 
 def test_everybody_may_read_the_faces_and_write_nothing(bucket: Bucket, edge: Listener) -> None:
