@@ -119,6 +119,7 @@ def connect(
         log("broker refuses" if reason.is_failure else "connected", broker=address, reason=reason)
         if not reason.is_failure:
             connected(client)
+            say_status(client, status, "up", {})  # takes the place of the last will at once
 
     client.on_connect = on_connect
     client.on_connect_fail = lambda *_: log(

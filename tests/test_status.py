@@ -25,6 +25,11 @@ def status(pipeline: Pipeline, port: int, certs: str = "") -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
+def rows_of(pipeline: Pipeline) -> list[list[str]]:
+    """Give the first four columns of the edge's table."""
+    return [line.split()[:4] for line in status(pipeline, pipeline.edge_port)[1].splitlines()]
+
+
 def test_the_edge_shows_its_services_and_the_cloud_the_fleet(
     pipeline: Pipeline, folder_of: Callable[[int], Path]
 ) -> None:
@@ -55,6 +60,16 @@ def test_the_edge_shows_its_services_and_the_cloud_the_fleet(
         ["jetson-01", "detector", "cam0", "done"],
         ["jetson-01", "logger", "logger", "down"],
     ]
+
+
+def test_a_service_that_is_back_is_up_at_once_not_at_its_next_status(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    pipeline.logger(STATUS_INTERVAL="3600")
+    eventually(lambda: ["-", "logger", "logger", "up"] in rows_of(pipeline))
+    pipeline.kill("logger")
+    eventually(lambda: ["-", "logger", "logger", "down"] in rows_of(pipeline))
+    pipeline.logger(STATUS_INTERVAL="3600")
+    eventually(lambda: ["-", "logger", "logger", "up"] in rows_of(pipeline))
 
 
 def test_no_broker_is_one_line(pipeline: Pipeline) -> None:
