@@ -53,7 +53,7 @@ def stored_object(topic: str, properties: Iterable[tuple[str, str]], payload: by
 
 def rejected_object(topic: str, properties: Iterable[tuple[str, str]], payload: bytes, reason: str) -> Object:
     """Say where a message is kept that is no image, with the reason in its metadata."""
-    known = {"reason": reason, "topic": topic, **dict(properties)}
+    known = {**dict(properties), "reason": reason, "topic": topic}
     # octet-stream: what a stranger sent is never shown by a browser
     return Object(
         f"{topic_path('rejected', topic)}/{digest(payload)}", "application/octet-stream", metadata(known)
@@ -94,7 +94,7 @@ def metadata(properties: dict[str, str]) -> dict[str, str]:
         # a header may hold neither controls nor spaces at its ends
         value = quote(properties[name], safe=" !#$&'()*+,/:;=?@[]^`{|}<>").strip()
         if re.fullmatch(r"[A-Za-z0-9_-]+", name) and len(name) + len(value) <= room:
-            kept[name.lower()] = value
+            kept.setdefault(name.lower(), value)
             room -= len(name) + len(value)
     return kept
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3sink.objects import image_format, metadata, stored_object, topic_path
+from s3sink.objects import image_format, metadata, rejected_object, stored_object, topic_path
 
 LEVEL = st.text(max_size=30) | st.sampled_from(["", ".", "..", "...", "%", "%2E", "undated", "faces"])
 JPEG = cv2.imencode(".jpg", np.full((8, 8, 3), 99, np.uint8))[1].tobytes()
@@ -64,3 +64,10 @@ def test_real_images_are_known_and_every_cut_of_them_is_not() -> None:
 def test_control_characters_are_escaped() -> None:
     assert topic_path("faces", "faces/a\x01\x7f\n") == "faces/a%01%7F%0A"
     assert metadata({"note": "a\r\nX-Evil: 1"}) == {"note": "a%0D%0AX-Evil: 1"}
+
+
+def test_a_sender_cannot_pass_off_a_reason_or_an_id_of_another_spelling() -> None:
+    told = rejected_object(
+        "faces/a/b", [("reason", "fine"), ("topic", "x"), ("ID", "2"), ("id", "1")], b"", "empty"
+    )
+    assert told.metadata == {"reason": "empty", "topic": "faces/a/b", "id": "1"}
