@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import ROOT, eventually
+from tests.pipeline import ROOT, Pipeline, eventually
 from tests.test_gallery import CHROMIUM, chromium
 
 
@@ -63,6 +63,17 @@ def test_a_demo_of_one_s_own_pictures(folder_of: Callable[[int], Path]) -> None:
     print(ended.stdout, ended.stderr)
     assert ended.returncode == 0
     assert re.search(r"^4 faces published, 4 stored$", ended.stdout, re.M)
+
+
+def test_a_demo_into_a_bucket_of_one_s_own(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
+    pipeline.s3_server()
+    own = {name: value for name, value in pipeline.env.items() if name.startswith(("AWS_", "S3_"))}
+    ended = demo(CAMERA=str(folder_of(3)), CAMERA_NAME="bucket", **own)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
+    assert "s3.1 " not in ended.stdout  # no local S3
+    assert f"Look at them: {pipeline.s3_url}/faces/index.html" in ended.stdout
+    assert len(pipeline.bucket_keys("faces/jetson-01/bucket/")) == 3
 
 
 @pytest.mark.parametrize(

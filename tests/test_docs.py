@@ -121,3 +121,10 @@ def quoted_messages() -> list[str]:
 @pytest.mark.parametrize("words", quoted_messages())
 def test_every_message_in_the_table_of_what_goes_wrong_is_one_of_ours(words: str) -> None:
     assert words in SOURCES
+
+
+def test_every_test_that_the_documents_name_exists() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert named
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
