@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 GALLERY = ROOT / "s3sink" / "index.html"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
+FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage"
 NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
 PATIENCE = 15_000  # ms, several of the page's looks for new faces
 
