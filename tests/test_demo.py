@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -121,9 +122,11 @@ def test_on_a_terminal_it_stays_up_until_ctrl_c(folder_of: Callable[[int], Path]
             match = re.search(rb"Look at them: (\S+)", shown)
             assert match
             assert faces_in_gallery(match[1].decode()) == 2
-        os.killpg(running.pid, 2)
+        os.killpg(running.pid, signal.SIGINT)
         assert running.wait(30) is not None
         eventually(lambda: left_behind() == "")
     finally:
         print(shown.decode(errors="replace"))
-        running.kill()
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGTERM)
+            running.wait(30)
