@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import ROOT, Pipeline, eventually
-from tests.test_gallery import CHROMIUM, chromium
+from tests.test_gallery import CHROMIUM, chromium, until
 
 
 def demo(**env: str) -> subprocess.CompletedProcess[str]:
@@ -39,10 +39,8 @@ def faces_in_gallery(url: str) -> int:
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(url)
-        page.wait_for_function("document.querySelectorAll('.tile img').length > 1")
-        page.wait_for_function(
-            "[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth)"
-        )
+        until(page, "document.querySelectorAll('.tile img').length > 1")
+        until(page, "[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth)")
         assert not errors
         return page.locator(".tile img").count()
 
