@@ -127,8 +127,9 @@ def main() -> int:
         os.environ["CAMERA"] = str(make_clip_once(VAR / "clip.mp4"))
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", *processes(env)]
     running = subprocess.Popen(honcho, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    # Ctrl-C is for us alone: the bucket must be there to be compared
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ctrl-C is for us alone: the bucket must be there to be compared. A closed window ends all of it, too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     published: set[str] = set()
     try:
         try:

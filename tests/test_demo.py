@@ -96,7 +96,11 @@ def test_a_mistake_ends_the_demo_and_names_it(env: dict[str, str], said: str) ->
     assert left_behind() == []
 
 
-def test_on_a_terminal_it_stays_up_until_ctrl_c(folder_of: Callable[[int], Path]) -> None:
+# what Ctrl-C sends, and what a shell sends to its jobs when its window is closed
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+def test_on_a_terminal_it_stays_up_until_ctrl_c_or_the_window_is_closed(
+    folder_of: Callable[[int], Path], how: signal.Signals
+) -> None:
     ours, theirs = pty.openpty()
     env = {**os.environ, "CAMERA": str(folder_of(2)), "CAMERA_NAME": "tty", "BROWSER": "true"}
     running = subprocess.Popen(
@@ -127,7 +131,7 @@ def test_on_a_terminal_it_stays_up_until_ctrl_c(folder_of: Callable[[int], Path]
             match = re.search(rb"Look at them: (\S+)", shown)
             assert match
             assert faces_in_gallery(match[1].decode()) == 2
-        os.killpg(running.pid, signal.SIGINT)
+        os.killpg(running.pid, how)
         assert running.wait(30) is not None
         eventually(lambda: left_behind() == [])
     finally:
