@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import webbrowser
@@ -20,15 +19,10 @@ from dotenv import load_dotenv
 from s3sink.bucket import gallery_url
 from s3sink.store import s3_client
 from tests.clip import make_clip
+from tests.pipeline import free_port
 
 VAR = Path("var/demo")
 DEVICE = "jetson-01"  # as in mosquitto/edge/mosquitto.conf
-
-
-def free_port() -> str:
-    """Give a port of the loopback address that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
@@ -38,7 +32,7 @@ def environment() -> dict[str, str]:
     quick = {"RESEND_AFTER": "3", "STATUS_INTERVAL": "1"}
     env = {"CAMERA_NAME": "cam0", "AWS_REGION": "us-east-1", **quick, **os.environ}
     for port in ("EDGE_PORT", "CLOUD_PORT", "SINK_PORT", "S3_PORT"):
-        env.setdefault(port, free_port())
+        env.setdefault(port, str(free_port()))
     # The demo's own edge broker, whatever `.env` says of another one
     env |= {"MQTT_HOST": "localhost", "MQTT_PORT": env["EDGE_PORT"], "MQTT_CERTS": "", "MQTT_CLIENT_ID": ""}
     env |= {"VAR": str(VAR), "SPOOL": str(VAR / "spool"), "PYTHONUNBUFFERED": "1"}

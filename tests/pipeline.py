@@ -1,12 +1,14 @@
 """The real parts, started and stopped by the tests: the shipped brokers and services, and an S3 server."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +25,15 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    """Give a port of the loopback address that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Give a port of the loopback address that nobody listens on.
+
+    Below 32768: from there on the system gives ports to outgoing connections, at any moment.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(question: Callable[[], T], timeout: float = 30) -> T:
