@@ -34,9 +34,9 @@ test-docker: .venv/ready ## images, cloud/up and the edge as real containers; DO
 	tests/docker/run $(DOCKER)
 
 images: ## build the three images; BUILD_ARGS=--build-arg ...
-	docker build $(BUILD_ARGS) -t faces-detector:dev detector
-	docker build $(BUILD_ARGS) -t faces-logger:dev logger
-	docker build $(BUILD_ARGS) -t faces-s3sink:dev s3sink
+	docker build $(BUILD_ARGS) -f detector/Dockerfile -t faces-detector:dev .
+	docker build $(BUILD_ARGS) -f logger/Dockerfile -t faces-logger:dev .
+	docker build $(BUILD_ARGS) -f s3sink/Dockerfile -t faces-s3sink:dev .
 
 k3s-images: ## hand the edge's images to the K3s on this machine
 	docker save faces-detector:dev faces-logger:dev | sudo k3s ctr images import -

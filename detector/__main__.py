@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import paho.mqtt.client as mqtt
 
+from service import Settings, beat, connect, disconnect, log, say_status, start
+
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
-from .service import Settings, beat, connect, disconnect, log, say_status, start
 from .spool import Spool, SpoolError
 from .watch import Watch, read_options
 

@@ -11,7 +11,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from .service import log
+from service import log
+
 from .spool import Spool, SpooledFace
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .service import log
+from service import log
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS faces (

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import cv2
 from cv2.typing import MatLike
 
+from service import Settings, log
+
 from .camera import Frame
 from .faces import Face, crop, encode, open_detector
-from .service import Settings, log
 from .spool import Spool
 from .tracks import Motion, Sighting, Tracker
 

@@ -10,7 +10,8 @@ from collections import Counter
 import paho.mqtt.client as mqtt
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from .service import Settings, beat, connect, disconnect, log, say_status, start
+from service import Settings, beat, connect, disconnect, log, say_status, start
+
 from .status import print_status
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf

@@ -10,7 +10,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from .service import Broker, quoted
+from service import Broker, quoted
 
 PATIENCE = 5.0  # s to wait for the broker
 QUIET = 0.5  # s without a further retained message until the table is whole

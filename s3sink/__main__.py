@@ -8,9 +8,10 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import paho.mqtt.client as mqtt
 
+from service import Settings, beat, connect, disconnect, log, say_status, start
+
 from .bucket import bucket_name
 from .objects import rejected_object, stored_object, valid_id
-from .service import Settings, beat, connect, disconnect, log, say_status, start
 from .store import Gone, Store, s3_client
 
 BREAKER = 50  # rejections in a row: then it is rather our reading that is bad than all the images

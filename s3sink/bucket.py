@@ -15,7 +15,8 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 from dotenv import find_dotenv, load_dotenv
 
-from .service import Settings, log
+from service import Settings, log
+
 from .store import REMEDIES, error_code, s3_client
 
 PATIENCE = 30  # s to wait for an endpoint that is only just starting

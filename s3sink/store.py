@@ -12,8 +12,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from service import log
+
 from .objects import Object
-from .service import log
 
 MAX_DELAY = 10.0  # s between two tries, at most
 # What an operator must do; anything else passes by itself or names itself

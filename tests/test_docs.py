@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import ROOT
+from tests.test_sources import CODE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = "".join(
-    path.read_text() for name in ("detector", "logger", "s3sink") for path in (ROOT / name).glob("*.py")
-)
+SOURCES = "".join(path.read_text() for path in CODE)
 
 
 def commands() -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.pipeline import ROOT
 
 SERVICES = ("detector", "logger", "s3sink")
+CODE = [ROOT / "service.py", *(path for name in SERVICES for path in (ROOT / name).glob("*.py"))]
 CONF_2_1 = r"memory_limit|plugin|plugin_opt_[a-z_]*|bridge_session_expiry_interval|bridge_tcp_user_timeout"
 
 
@@ -15,9 +16,12 @@ def conf(path: str) -> list[list[str]]:
     return [line.split() for line in lines if line and not line.startswith("#")]
 
 
-def test_service_py_is_the_same_file_in_each_service() -> None:
-    texts = {(ROOT / service / "service.py").read_text() for service in SERVICES}
-    assert len(texts) == 1
+def test_each_image_gets_its_own_folder_and_what_is_shared_and_no_more() -> None:
+    for service in SERVICES:
+        copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / service / "Dockerfile").read_text(), re.M)
+        named = {name for line in copied for name in line.split()}
+        assert "service.py" in named
+        assert all(name == "service.py" or name.startswith(f"{service}/") for name in named)
 
 
 def test_the_services_pin_the_same_versions() -> None:
@@ -52,7 +56,7 @@ def test_both_brokers_have_the_same_packet_limit_and_window() -> None:
 
 
 def test_every_setting_that_the_code_reads_is_in_the_readme() -> None:
-    code = "".join(path.read_text() for service in SERVICES for path in (ROOT / service).glob("*.py"))
+    code = "".join(path.read_text() for path in CODE)
     read = set(re.findall(r'\.(?:text|number)\(\s*"(\w+)"', code)) | {"MQTT_CERTS", "HEARTBEAT"}
     table = set(re.findall(r"^\| `(\w+)`", (ROOT / "README.md").read_text(), re.M))
     assert read - table == set()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from detector.camera import Frame
-from detector.service import Settings
 from detector.spool import Spool
 from detector.watch import Watch, read_options
+from service import Settings
 
 START = 1_790_000_000.125  # s since the epoch
 

@@ -1,4 +1,4 @@
-"""What the services share: settings, log lines, the MQTT client, status. The same file in each of them."""
+"""What the services share: settings, log lines, the MQTT client, status."""
 
 import json
 import os
