@@ -40,17 +40,19 @@ def is_a_target(command: str, _checkout: Path) -> None:
     runs(command.replace("make", "make --dry-run", 1), ROOT)
 
 
-def renders(command: str, _checkout: Path) -> None:
+def renders(command: str, checkout: Path) -> None:
     """Check that kubectl can render the folder; test_manifests.py looks at what comes out."""
-    folder = ROOT / command.rsplit(maxsplit=1)[-1]
+    folder = checkout / command.rsplit(maxsplit=1)[-1]
+    if folder.name == "porch":  # a copy that the page tells to make
+        shutil.copytree(folder.with_name("jetson-02"), folder)
     assert (folder / "kustomization.yaml").exists()
     if shutil.which("kubectl"):
-        runs(f"kubectl kustomize {folder}", ROOT)
+        runs(f"kubectl kustomize {folder}", checkout)
 
 
 def makes_a_secret(command: str, checkout: Path) -> None:
     """Run `kubectl create secret` without a cluster, on certificates made by the shipped script."""
-    for party in ("server", "sink", "device jetson-01"):
+    for party in ("server", "sink", "device jetson-01", "device porch"):
         runs(f"mosquitto/certs {party}", checkout)
     if shutil.which("kubectl"):
         runs(f"{command} --dry-run=client -o yaml", checkout)
@@ -76,7 +78,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
     (r"mosquitto/certs .*", is_run_here),
-    (r"sed -i s/jetson-01/jetson-02/ .*", is_run_here),
+    (r"cp -r k8s/devices/.*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
     (
         r"docker run .* faces-logger:dev python -m logger --status",
@@ -96,7 +98,7 @@ IN_A_CLUSTER = r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*|mo
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the commands touch."""
-    for name in ("mosquitto", "cloud"):
+    for name in ("mosquitto", "cloud", "k8s"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
