@@ -14,11 +14,13 @@ test: .venv/ready ## all tests that need no container engine
 	@tests/system browser
 	pytest
 
-lint: .venv/ready ## style, types, shell scripts
+lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --quiet --offline .github
+	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
 	python -m tests.bench.detection
