@@ -1,73 +1,18 @@
-"""Decide when to look for faces, and which of the faces found are worth a message.
+"""Follow faces from look to look, and decide which pictures of each are worth a message.
 
 All times are `at` in seconds, as the frames carry them: wall clock for a live camera, media time for a file.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import cv2
-from cv2.typing import MatLike
+from .faces import Box
 
-from .faces import Box, Face, crop, sharpness, shrink
-
-# The gate: no face was lost with these on the clips they were measured on (docs: `make bench`, static scene).
-GATE_WIDTH = 160  # px: a face of 64 px in 1280 is still 8 px wide
-GATE_STEP = 15  # gray levels: over the noise of a sensor at night
-GATE_PIXELS = 4  # px: a blinking status lamp is less
-FORCED = 1.0  # s: even where nothing moves, look once in a while
-
-# The tracker.
 OVERLAP = 0.2  # least IoU that makes two boxes one face
 REACH = 1.5  # box sides that a face may have moved where boxes no longer overlap
 FORGET = 2.0  # s without a detection until a track ends
-BETTER = 1.3  # times sharpness x size that makes a picture worth sending before its time
+BETTER = 1.3  # times the quality, sharpness x size, that makes a picture worth sending before its time
 RUSH = 0.25  # of the interval must pass even so, or a face coming into focus is sent ten times
-
-
-def gray_copy(frame: MatLike) -> MatLike:
-    """A gray copy of the frame, GATE_WIDTH px wide; gray first, which is half the work of colour first."""
-    return shrink(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), GATE_WIDTH)
-
-
-def changed(one: MatLike, other: MatLike) -> int:
-    """How many pixels differ by more than GATE_STEP between two gray copies; all of them if sizes differ."""
-    if one.shape != other.shape:
-        return one.size
-    _, mask = cv2.threshold(cv2.absdiff(one, other), GATE_STEP, 1, cv2.THRESH_BINARY)
-    return cv2.countNonZero(mask)
-
-
-class Motion:
-    """The gate before the detector: is this frame worth a look?"""
-
-    def __init__(self, max_fps: float = 10.0):
-        self.pause = 1 / max_fps - 0.001  # s; a millisecond of grace for rounded times
-        self.looked = -math.inf
-        self.seen: MatLike | None = None
-
-    def moved(self, frame: MatLike, at: float) -> bool:
-        """Whether to look for faces in `frame`, which is compared with the last one that was looked at.
-
-        No sooner than 1/max_fps s after that one; always after FORCED s, or when the clock was set back.
-        """
-        since = at - self.looked
-        if 0 <= since < self.pause:
-            return False
-        small = gray_copy(frame)
-        if self.seen is not None and 0 <= since < FORCED and changed(small, self.seen) < GATE_PIXELS:
-            return False
-        self.looked, self.seen = at, small
-        return True
-
-
-class Sighting(NamedTuple):
-    """A face worth publishing."""
-
-    face: Face
-    track: int  # the same number for the same face, as long as it is followed; rising
-    sharpness: float  # see faces.sharpness
 
 
 @dataclass
@@ -78,7 +23,7 @@ class Track:
     box: Box
     seen: float  # when it was detected last
     sent: float = -math.inf  # when it was published last
-    best: float = 0.0  # sharpness x size of the best picture published
+    best: float = 0.0  # quality of the best picture published
 
 
 def affinity(a: Box, b: Box) -> float:
@@ -114,28 +59,26 @@ class Tracker:
         self.tracks: list[Track] = []
         self.last = 0
 
-    def update(self, frame: MatLike, faces: list[Face], at: float) -> list[Sighting]:
-        """The faces of this frame that are worth publishing."""
+    def follow(self, boxes: list[Box], at: float) -> list[Track]:
+        """The track of each box, in the order of the boxes; a new one for a box that belongs to none."""
         self.tracks = [t for t in self.tracks if 0 <= at - t.seen <= FORGET]
-        matched = match([t.box for t in self.tracks], [f.box for f in faces])
+        matched = match([t.box for t in self.tracks], boxes)
         known = list(self.tracks)
-        sightings = []
-        for index, face in enumerate(faces):
-            track = known[matched[index]] if index in matched else self.start(face, at)
-            track.box, track.seen = face.box, at
-            sharp = sharpness(crop(frame, face.box, margin=0))
-            if self.worth(track, sharp * min(face.box[2:]), at):
-                sightings.append(Sighting(face, track.number, sharp))
-        return sightings
+        followed = []
+        for index, box in enumerate(boxes):
+            track = known[matched[index]] if index in matched else self.start(box, at)
+            track.box, track.seen = box, at
+            followed.append(track)
+        return followed
 
-    def start(self, face: Face, at: float) -> Track:
-        """A new track for a face that belongs to none."""
+    def start(self, box: Box, at: float) -> Track:
+        """A new track, which begins with `box`."""
         self.last += 1
-        self.tracks.append(Track(self.last, face.box, at))
+        self.tracks.append(Track(self.last, box, at))
         return self.tracks[-1]
 
     def worth(self, track: Track, quality: float, at: float) -> bool:
-        """Whether this picture of the track is due, or clearly the best so far; noted if so."""
+        """Whether a picture of the track is due, or clearly the best so far; noted if so."""
         since = at - track.sent + 0.001  # s; grace for rounded times
         better = quality > BETTER * track.best and since >= RUSH * self.interval
         if since < self.interval and not better:

@@ -13,9 +13,10 @@ from cv2.typing import MatLike
 from service import Settings, log
 
 from .camera import Frame
-from .faces import Face, crop, encode, open_detector
+from .faces import Face, crop, encode, open_detector, sharpness
+from .motion import Motion
 from .spool import Spool
-from .tracks import Motion, Sighting, Tracker
+from .tracks import Tracker
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
@@ -62,23 +63,6 @@ def read_options(settings: Settings) -> Options:
     )
 
 
-def describe(options: Options, sighting: Sighting, frame: Frame) -> dict[str, str]:
-    """Give the user properties of a face message, but for `seq`, which the spool counts."""
-    height, width = frame.image.shape[:2]
-    captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
-    return {
-        "id": secrets.token_hex(8),
-        "camera": options.name,
-        "captured_at": captured_at.replace("+00:00", "Z"),
-        "box": ",".join(str(side) for side in sighting.face.box),
-        "frame_size": f"{width}x{height}",
-        "score": f"{sighting.face.score:.3f}",
-        "sharpness": f"{sighting.sharpness:.1f}",
-        "track": str(sighting.track),
-        "schema": "1",
-    }
-
-
 class Watch:
     """One camera being watched: frames in, faces into the spool."""
 
@@ -97,18 +81,35 @@ class Watch:
         # Who asks for every detection of every frame gets exactly that
         if self.options.interval == 0 or self.motion.moved(frame.image, frame.at):
             self.faces = self.detect(frame.image)
-            for sighting in self.tracker.update(frame.image, self.faces, frame.at):
-                self.keep(frame, sighting)
+            tracks = self.tracker.follow([face.box for face in self.faces], frame.at)
+            for face, track in zip(self.faces, tracks, strict=True):
+                picture = crop(frame.image, face.box, self.options.margin, self.options.max_side)
+                sharp = sharpness(picture)
+                if self.tracker.worth(track, sharp * min(face.box[2:]), frame.at):
+                    self.keep(picture, self.describe(frame, face, sharp, track.number))
         if self.options.show:
             show(self.options.name, frame.image, self.faces)
 
-    def keep(self, frame: Frame, sighting: Sighting) -> None:
-        """Cut a face out, and put it into the spool."""
-        options = self.options
-        picture = crop(frame.image, sighting.face.box, options.margin, options.max_side)
-        payload = encode(picture, options.format, options.quality)
-        properties = describe(options, sighting, frame)
-        self.spool.add(properties["id"], CONTENT_TYPES[options.format], properties, payload)
+    def describe(self, frame: Frame, face: Face, sharp: float, track: int) -> dict[str, str]:
+        """Give the user properties of a face message, but for `seq`, which the spool counts."""
+        height, width = frame.image.shape[:2]
+        captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
+        return {
+            "id": secrets.token_hex(8),
+            "camera": self.options.name,
+            "captured_at": captured_at.replace("+00:00", "Z"),
+            "box": ",".join(str(side) for side in face.box),
+            "frame_size": f"{width}x{height}",
+            "score": f"{face.score:.3f}",
+            "sharpness": f"{sharp:.1f}",
+            "track": str(track),
+            "schema": "1",
+        }
+
+    def keep(self, picture: MatLike, properties: dict[str, str]) -> None:
+        """Put a picture of a face into the spool."""
+        payload = encode(picture, self.options.format, self.options.quality)
+        self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
         log("face", id=properties["id"], box=properties["box"], track=properties["track"], bytes=len(payload))
 

@@ -20,8 +20,9 @@ import numpy as np
 from cv2.typing import MatLike
 
 from detector.camera import open_camera
-from detector.faces import Box, Detect, Face, crop, encode, open_detector
-from detector.tracks import Motion, Tracker, affinity
+from detector.faces import Box, Detect, Face, crop, encode, open_detector, sharpness
+from detector.motion import Motion
+from detector.tracks import Tracker, affinity
 from tests.clip import make_clip
 from tests.mjpeg import Stream, camera_server, number_of
 
@@ -117,8 +118,11 @@ def our_loop(detect: Detect, frames: Sequence[MatLike], fps: float = 25) -> tupl
 
     def look(frame: MatLike, at: float) -> None:
         if motion.moved(frame, at):
-            sightings = tracker.update(frame, detect(frame), at)
-            sizes.extend(len(encode(crop(frame, sighting.face.box))) for sighting in sightings)
+            boxes = [face.box for face in detect(frame)]
+            for track, box in zip(tracker.follow(boxes, at), boxes, strict=True):
+                picture = crop(frame, box)
+                if tracker.worth(track, sharpness(picture) * min(box[2:]), at):
+                    sizes.append(len(encode(picture)))
 
     spent = sum(cpu(partial(look, frame, n / fps)) for n, frame in enumerate(frames))
     return len(sizes), sum(sizes), spent / len(frames)
