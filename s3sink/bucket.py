@@ -5,21 +5,17 @@ Public only when S3_PUBLIC=1 asks for it: anybody may then read `faces/*` and th
 
 import json
 import os
-import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 from dotenv import find_dotenv, load_dotenv
 
 from service import Settings, log
 
 from .store import REMEDIES, error_code, s3_client
-
-PATIENCE = 30  # s to wait for an endpoint that is only just starting
 
 
 def public_policy(bucket: str) -> dict[str, Any]:
@@ -63,18 +59,6 @@ def create(s3: Any, bucket: str) -> None:
         log("bucket created", bucket=bucket, region=region)
 
 
-def create_patiently(s3: Any, bucket: str) -> None:
-    """Create the bucket, waiting for an endpoint that is only just starting."""
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return create(s3, bucket)
-        except EndpointConnectionError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.2)
-
-
 def upload_gallery(s3: Any, bucket: str) -> None:
     """Put the gallery's page beside the faces."""
     page = Path(__file__).with_name("index.html").read_bytes()
@@ -105,12 +89,9 @@ def set_expiry(s3: Any, bucket: str, days: int) -> None:
 
 
 def gallery_url(s3: Any, bucket: str) -> str:
-    """Give the address of the gallery; as boto3 does, by the host's name at AWS, by the path elsewhere."""
-    endpoint = str(s3.meta.endpoint_url)
-    scheme, _, host = endpoint.partition("://")
-    if re.search(r"\.amazonaws\.com(\.cn)?$", host):
-        return f"{scheme}://{bucket}.{host}/index.html"
-    return f"{endpoint.rstrip('/')}/{bucket}/index.html"
+    """Give the address of the gallery, as boto3 knows it: region, partition, path or host, dots."""
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "index.html"})
+    return str(url).partition("?")[0]
 
 
 def bucket_name(settings: Settings) -> str:
@@ -134,7 +115,7 @@ def main() -> None:
     settings.refuse_bad()
     s3 = s3_client(uploads=1)
     try:
-        create_patiently(s3, bucket)
+        create(s3, bucket)
         upload_gallery(s3, bucket)
         if access != "-":
             set_access(s3, bucket, public=access == "1")

@@ -41,6 +41,7 @@ def s3_client(uploads: int) -> Any:
         connect_timeout=3,
         read_timeout=10,
         max_pool_connections=uploads,
+        signature_version="s3v4",  # of addresses, too, where boto3 would still take version 2
         # the SDK's own retries give up after a few, and never retry credentials or the clock
         retries={"total_max_attempts": 1},
         # the checksums that are newer than many S3 servers; TLS and the signature guard the bytes
@@ -48,7 +49,12 @@ def s3_client(uploads: int) -> Any:
         response_checksum_validation="when_required",
     )
     # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
+    client = boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
+    # Addresses that it signs shall be those of the region: the global one redirects, and the signature breaks
+    client.meta.events.register_first(
+        "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
+    )
+    return client
 
 
 def error_code(error: Exception) -> str:

@@ -110,7 +110,7 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_bucket_that_cannot_be_reached_or_made_is_named() -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody, S3_PATIENCE="0")
+    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody)
     assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
 
 

@@ -62,14 +62,23 @@ def test_faces_and_what_was_rejected_expire_when_asked(pipeline: Pipeline) -> No
 
 
 @pytest.mark.parametrize(
-    ("region", "url"),
+    ("region", "bucket", "endpoint", "url"),
     [
-        ("eu-central-1", "https://my-faces.s3.eu-central-1.amazonaws.com/index.html"),
-        ("us-east-1", "https://my-faces.s3.amazonaws.com/index.html"),
+        ("eu-central-1", "my-faces", "", "https://my-faces.s3.eu-central-1.amazonaws.com/index.html"),
+        ("us-east-1", "my-faces", "", "https://my-faces.s3.amazonaws.com/index.html"),
+        # no certificate holds for two more levels
+        ("eu-central-1", "my.faces", "", "https://s3.eu-central-1.amazonaws.com/my.faces/index.html"),
+        ("cn-north-1", "my-faces", "", "https://my-faces.s3.cn-north-1.amazonaws.com.cn/index.html"),
+        ("auto", "faces", "https://s3.example.org", "https://s3.example.org/faces/index.html"),
+        ("us-east-1", "faces", "http://[::1]:9000", "http://[::1]:9000/faces/index.html"),
     ],
 )
-def test_the_gallery_is_where_the_bucket_is(monkeypatch: pytest.MonkeyPatch, region: str, url: str) -> None:
+def test_the_gallery_is_where_the_bucket_is(
+    monkeypatch: pytest.MonkeyPatch, region: str, bucket: str, endpoint: str, url: str
+) -> None:
     for name, value in (("REGION", region), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    assert gallery_url(s3_client(1), "my-faces") == url
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    assert gallery_url(s3_client(1), bucket) == url
