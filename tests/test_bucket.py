@@ -12,6 +12,7 @@ from s3sink import bucket as program
 from s3sink.bucket import PREFIXES, gallery_url, public_statements, upload_gallery
 from s3sink.store import s3_client
 from tests.faults import FaultyS3
+from tests.pipeline import ROOT
 from tests.stores import Store, running
 
 BLOCK = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
@@ -136,7 +137,7 @@ def test_a_bucket_of_one_s_own_is_public_only_when_asked_and_private_again(store
     assert f"bucket ready: gallery={store.url}/{name}/index.html" in said
     new = settings(store, name)
     assert new["policy"] == "NoSuchBucketPolicy"
-    assert new["page"][0] == (program.Path(program.__file__).with_name("index.html")).read_bytes()
+    assert new["page"][0] == (ROOT / "s3sink/index.html").read_bytes()
     assert store.anonymous(f"{name}/index.html") == 403
     store.prepare(name, S3_PUBLIC="1")
     assert statements(settings(store, name)) == public_statements(name, "aws")
@@ -236,8 +237,9 @@ def test_what_may_not_be_read_is_not_written(store: Store, name: str) -> None:
     s3.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
     before = settings(store, name)
     of_the_role = {"AWS_ACCESS_KEY_ID": f"role{store.keys['AWS_ACCESS_KEY_ID']}"}
-    for changed in ({"S3_PUBLIC": "1"}, {"S3_PUBLIC": "0"}, {"S3_EXPIRE_DAYS": "1"}):
-        said = store.prepare(name, status=1, **changed, **of_the_role)
+    for setting in ("S3_PUBLIC=1", "S3_PUBLIC=0", "S3_EXPIRE_DAYS=1"):
+        changed = dict([setting.split("=")])
+        said = store.prepare(name, 1, **{**changed, **of_the_role})
         assert f"S3_BUCKET={name}: AccessDenied: allow it to these credentials" in said
         assert settings(store, name) == before
     # the sink's own credentials prepare nothing, and that is no fault: cloud/up on a VM with a role
