@@ -41,7 +41,7 @@ class Store:
         base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_REGION": "us-east-1", **self.keys}
         return {**base, "AWS_ENDPOINT_URL_S3": self.url, "S3_BUCKET": bucket, **changed}
 
-    def prepare(self, bucket: str, status: int = 0, **changed: str) -> str:
+    def prepare(self, bucket: str, status: int = 0, /, **changed: str) -> str:
         """Run `python -m s3sink.bucket`, which must end with that status; gives what it printed."""
         command = [sys.executable, "-m", "s3sink.bucket"]
         ended = subprocess.run(

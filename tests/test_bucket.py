@@ -250,7 +250,7 @@ def test_what_may_not_be_read_is_not_written(store: Store, name: str) -> None:
 def test_a_wrong_secret_is_named(store: Store, name: str) -> None:
     if store.is_moto:
         pytest.skip("moto believes everybody")
-    said = store.prepare(name, status=1, AWS_SECRET_ACCESS_KEY="wrong-and-private")
+    said = store.prepare(name, 1, AWS_SECRET_ACCESS_KEY="wrong-and-private")
     assert f"S3_BUCKET={name}: SignatureDoesNotMatch: correct AWS_SECRET_ACCESS_KEY" in said
     assert "wrong-and-private" not in said
 
@@ -315,7 +315,7 @@ def test_a_store_that_knows_no_such_setting_is_told_in_its_own_words(status: int
         small.unknown = ("policy", "lifecycle", "publicAccessBlock")
         store.prepare("small")
         for changed in ({"S3_PUBLIC": "1"}, {"S3_PUBLIC": "0"}, {"S3_EXPIRE_DAYS": "3"}):
-            assert f"S3_BUCKET=small: {code}: " in store.prepare("small", status=1, **changed)
+            assert f"S3_BUCKET=small: {code}: " in store.prepare("small", 1, **changed)
         small.close()
 
 
