@@ -138,7 +138,7 @@ def test_the_vm_may_put_objects_and_nothing_else() -> None:
     declared = stack.properties("Role")
     assert set(declared) == {"AssumeRolePolicyDocument", "Policies"}
     (policy,) = declared["Policies"]
-    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*", "index.html")]
+    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*")]
     assert policy["PolicyDocument"]["Statement"] == [
         {"Effect": "Allow", "Action": "s3:PutObject", "Resource": resources}
     ]

@@ -352,7 +352,7 @@ def settings_read_by(service: str) -> set[str]:
     """Every string in a service's source that looks like a setting."""
     return {
         node.value
-        for file in (ROOT / service).glob("*.py")
+        for file in [ROOT / "service.py", *(ROOT / service).glob("*.py")]
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"[A-Z][A-Z0-9_]+", node.value)
