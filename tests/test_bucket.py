@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -347,3 +349,15 @@ def test_the_gallery_is_where_the_bucket_is(
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     assert gallery_url(s3_client(1), bucket) == url
+
+
+def test_the_example_in_the_documents_reads_the_bucket(store: Store, name: str) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/bucket.md").read_text(), re.M | re.S)
+    assert len([line for line in example.splitlines() if line and "import" not in line]) <= 10
+    s3 = store.client()
+    s3.create_bucket(Bucket=name)
+    for end in ("132027.040Z-aaaaaaaa00000001.jpg", "132031.040Z-aaaaaaaa00000002.webp"):
+        s3.put_object(Bucket=name, Key=f"faces/jetson-01/cam0/2026/11/22/{end}", Body=b"x")
+    command = [sys.executable, "-c", example]
+    said = subprocess.run(command, env=store.env(name), capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["13:20:27 visit aaaaaaaa 0 s", "13:20:31 visit aaaaaaaa 4 s"]
