@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,6 +18,12 @@ from service import log
 from .objects import Object
 
 MAX_DELAY = 10.0  # s between two tries, at most
+# The SDK's settings for checksums, with another default: they are newer than many S3 servers, and TLS and the
+# signature guard the bytes. A bucket with Object Lock wants them
+CHECKSUMS = {
+    name: (name, f"AWS_{name.upper()}", "when_required", None)
+    for name in ("request_checksum_calculation", "response_checksum_validation")
+}
 # What an operator must do; anything else passes by itself or names itself
 REMEDIES = {
     "AccessDenied": "allow s3:PutObject on faces/* and rejected/* of the bucket",
@@ -41,14 +48,18 @@ def s3_client(uploads: int) -> Any:
         connect_timeout=3,
         read_timeout=10,
         max_pool_connections=uploads,
+        signature_version="s3v4",  # of addresses, too, where boto3 would still take version 2
         # the SDK's own retries give up after a few, and never retry credentials or the clock
         retries={"total_max_attempts": 1},
-        # the checksums that are newer than many S3 servers; TLS and the signature guard the bytes
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
     )
+    session = boto3.Session(botocore_session=botocore.session.Session(CHECKSUMS))
     # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
+    client: Any = session.client("s3", region_name=os.environ.get("AWS_REGION") or None, config=config)
+    # Addresses that it signs shall be those of the region: the global one redirects, and the signature breaks
+    client.meta.events.register_first(
+        "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
+    )
+    return client
 
 
 def error_code(error: Exception) -> str:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dotenv import load_dotenv
@@ -19,7 +19,7 @@ from dotenv import load_dotenv
 from s3sink.bucket import gallery_url
 from s3sink.store import s3_client
 from tests.clip import make_clip
-from tests.pipeline import free_port
+from tests.pipeline import eventually, free_port, listening
 
 VAR = Path("var/demo")
 DEVICE = "jetson-01"  # as in mosquitto/edge/mosquitto.conf
@@ -47,11 +47,21 @@ def environment() -> dict[str, str]:
     return env
 
 
-def processes(env: dict[str, str]) -> list[str]:
+def has_local_s3(env: Mapping[str, str]) -> bool:
+    """Tell whether the bucket is on this machine, in an S3 server of the demo's own."""
+    return env.get("AWS_ENDPOINT_URL_S3", "").endswith(f":{env['S3_PORT']}")
+
+
+def processes(env: Mapping[str, str]) -> list[str]:
     """Give the Procfile's processes, without the local S3 where the bucket is elsewhere."""
     everything = [line.partition(":")[0] for line in Path("Procfile").read_text().splitlines()]
-    local = env.get("AWS_ENDPOINT_URL_S3", "").endswith(f":{env['S3_PORT']}")
-    return [name for name in everything if local or name != "s3"]
+    return [name for name in everything if has_local_s3(env) or name != "s3"]
+
+
+def await_s3() -> None:
+    """Wait for the local S3, which starts at the same time as all else; called from the Procfile."""
+    if has_local_s3(os.environ):
+        eventually(lambda: listening(int(os.environ["S3_PORT"])))
 
 
 def stored_ids(bucket: str, camera: str) -> set[str]:

@@ -125,6 +125,7 @@ class Pipeline:
     def s3_server(self) -> None:
         """Start an S3 API with nothing in it, and make the bucket by the shipped command."""
         self.start("s3", Path(sys.executable).with_name("moto_server"), "-p", str(self.s3_port))
+        eventually(lambda: listening(self.s3_port))
         self.start("bucket", sys.executable, "-m", "s3sink.bucket", S3_PUBLIC="1")
         assert self.running.pop("bucket").wait(60) == 0, self.log("bucket")
 

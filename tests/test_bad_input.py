@@ -77,10 +77,49 @@ def test_bad_settings_of_the_sink(program: str) -> None:
     nowhere = {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true", "AWS_ACCESS_KEY_ID": ""}
     said = (
         "S3_BUCKET=No_Bucket: give the name of a bucket",
-        "AWS_ACCESS_KEY_ID=: set it and AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID=: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
     )
     assert_said(run(program, S3_BUCKET="No_Bucket", **nowhere), 2, *said)
     assert_said(run(program, S3_BUCKET=""), 2, "S3_BUCKET=: give the name of a bucket")
+
+
+@pytest.mark.parametrize("program", ["s3sink", "s3sink.bucket", "s3sink.view"])
+def test_bad_settings_of_the_sdk_are_named_with_all_others_and_no_secret_is(program: str) -> None:
+    ended = run(
+        program,
+        S3_BUCKET="No_Bucket",
+        AWS_REGION="eu west",
+        AWS_ENDPOINT_URL_S3="me:hidden@minio:9000",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="",
+    )
+    said = (
+        "S3_BUCKET=No_Bucket: give the name of a bucket",
+        "AWS_REGION=eu west: give a region, such as eu-central-1",
+        "AWS_ENDPOINT_URL_S3=minio:9000: give https://HOST, no password",
+        "AWS_PROFILE=, AWS_ACCESS_KEY_ID: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY",
+    )
+    assert_said(ended, 2, *said)
+    assert len(ended.stderr.splitlines()) == 4
+    assert "hidden" not in ended.stderr
+
+
+def test_bad_settings_in_the_sdk_s_own_file_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile far]\nregion = eu west\n[profile bare]\nendpoint_url = minio:9000\n")
+    for profile, said in (
+        ("none", "The config profile (none) could not be found"),
+        ("far", "Provided region_name 'eu west' doesn't match"),
+        ("bare", "Invalid endpoint: minio:9000"),
+    ):
+        ended = run("s3sink.bucket", AWS_PROFILE=profile, AWS_CONFIG_FILE=str(config))
+        assert_said(ended, 2, f"AWS_PROFILE={profile}, AWS_ACCESS_KEY_ID: {said}")
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_empty_region_is_none() -> None:
+    ended = run("s3sink.bucket", AWS_REGION="", AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{free_port()}")
+    assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
 
 
 def test_cameras_that_are_not_there_or_are_none(tmp_path: Path) -> None:
@@ -110,7 +149,7 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_bucket_that_cannot_be_reached_or_made_is_named() -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody, S3_PATIENCE="0")
+    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody)
     assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
 
 

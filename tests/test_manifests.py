@@ -163,7 +163,8 @@ def test_what_is_referred_to_exists(variant: str, docs: list[Doc]) -> None:
     assert {it["claimName"] for it in find(pods, "persistentVolumeClaim")} == set(claims)
     secrets = {it["name"] for key in ("secretRef", "secretKeyRef") for it in find(pods, key)}
     secrets |= {it["secretName"] for it in find(pods, "secret")}
-    assert secrets == SECRETS[VARIANTS[variant][0]]
+    folder, components = VARIANTS[variant]
+    assert secrets == SECRETS[folder] | ({"bucket-credentials"} if "prepare-bucket" in components else set())
     assert not list(find(pods, "serviceAccountName"))
     assert set(find(docs, "serviceName")) <= set(services)
     hosts = [it["value"] for env in find(pods, "env") for it in env if it["name"] == "MQTT_HOST"]
@@ -184,7 +185,8 @@ def test_volumes_are_there_and_mounted(docs: list[Doc]) -> None:
 
 def test_selectors_and_ports_meet_pods(docs: list[Doc]) -> None:
     for doc in workloads(docs):
-        assert selected(doc["spec"]["selector"], docs) == [doc], "selects its own pods and no others"
+        if doc["kind"] != "Job":  # Kubernetes gives it a selector of its own
+            assert selected(doc["spec"]["selector"], docs) == [doc], "selects its own pods and no others"
         for container in containers(doc["spec"]["template"]["spec"]):
             names = {port["name"] for port in container.get("ports", [])}
             assert {
@@ -328,7 +330,8 @@ def test_containers_are_probed_and_bounded(docs: list[Doc]) -> None:
             for bound in ("requests", "limits"):
                 assert {"cpu", "memory"} <= set(container["resources"][bound])
         for container in pod["containers"]:
-            assert {"livenessProbe", "readinessProbe"} <= set(container)
+            if pod.get("restartPolicy") != "Never":  # that of a Job, which ends
+                assert {"livenessProbe", "readinessProbe"} <= set(container)
 
 
 def test_images_are_named_once(docs: list[Doc]) -> None:
@@ -373,3 +376,15 @@ def test_settings_in_comments_exist_too() -> None:
             name = re.fullmatch(r"(?:# )?([A-Z0-9_]+)=.*", line)
             assert line.startswith("# ") or name, line
             assert name is None or name[1] in known
+
+
+def test_what_prepares_the_bucket_is_not_what_fills_it() -> None:
+    manifests = [
+        *(ROOT / "k8s/cloud").glob("*.yaml"),
+        *(ROOT / "k8s/components/prepare-bucket").glob("*.yaml"),
+    ]
+    docs = [doc for path in manifests for doc in yaml.safe_load_all(path.read_text())]
+    job, sink = named(docs, "Job")["prepare-bucket"], named(docs, "StatefulSet")["s3sink"]
+    secrets = [{it["name"] for it in find(doc, "secretRef")} for doc in (job, sink)]
+    assert secrets == [{"bucket-credentials"}, {"s3-credentials"}]
+    assert not list(find(sink, "initContainers"))

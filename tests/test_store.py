@@ -1,8 +1,10 @@
 """Does the sink hold every face, unacknowledged, through whatever the store does, and say what to do?"""
 
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +135,25 @@ def test_back_off_grows_with_jitter_and_is_bounded() -> None:
     assert all(0 <= delay <= MAX_DELAY for row in rows for delay in row)
     assert max(map(max, rows)) > 4
     assert rows[0] != rows[1]
+
+
+@pytest.mark.parametrize("wanted", ["environment", "profile", ""])
+def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(
+    pipeline: Pipeline, tmp_path: Path, wanted: str
+) -> None:
+    pipeline.s3_server()
+    s3 = pipeline.s3()
+    s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    lock = {"ObjectLockEnabled": "Enabled", "Rule": rule}
+    s3.put_object_lock_configuration(Bucket="locked", ObjectLockConfiguration=lock)
+    (tmp_path / "config").write_text("[profile locked]\nrequest_checksum_calculation = when_supported\n")
+    env = {
+        "environment": {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported"},
+        "profile": {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "locked"},
+        "": {},
+    }[wanted]
+    put = "import s3sink.store as it; it.s3_client(1).put_object(Bucket='locked', Key='a', Body=b'x')"
+    status = pipeline.start("put", sys.executable, "-c", put, **env).wait(60)
+    assert (status == 0) == bool(wanted), pipeline.log("put")
+    assert wanted or "Content-MD5 or x-amz-sdk-checksum-algorithm" in pipeline.log("put")

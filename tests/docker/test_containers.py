@@ -359,7 +359,7 @@ def test_a_role_that_may_only_put_is_enough(cloud: Cloud, bucket: Bucket) -> Non
         "Effect": "Allow",
         "Principal": {"AWS": "arn:aws:iam:::user/role"},
         "Action": "s3:PutObject",
-        "Resource": [f"{arn}/faces/*", f"{arn}/rejected/*", f"{arn}/index.html"],
+        "Resource": [f"{arn}/faces/*", f"{arn}/rejected/*"],
     }
     policy["Statement"].append(put)
     bucket.s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
