@@ -78,7 +78,11 @@ class Pipeline:
         self.clients: list[mqtt.Client] = []
         self.s3_url = f"http://127.0.0.1:{self.s3_port}"
         self.env = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **{
+                name: os.environ[name]
+                for name in ("PATH", "HOME", "LANG", "MOSQUITTO", "PLUGINS")
+                if name in os.environ
+            },
             "PYTHONUNBUFFERED": "1",
             "VAR": str(directory),
             "CERTS": str(certs),

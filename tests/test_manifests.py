@@ -254,9 +254,9 @@ def test_a_broker_has_room_for_what_its_conf_allows(variant: str, docs: list[Doc
     listeners = [int(port) for port in re.findall(r"^listener (\d+)$", text, re.MULTILINE)]
     name = f"{folder}-broker"
     (container,) = named(docs, "Deployment")[name]["spec"]["template"]["spec"]["containers"]
-    assert bytes_of(container["resources"]["limits"]["memory"]) > 1.3 * int(conf["memory_limit"])
+    assert bytes_of(container["resources"]["limits"]["memory"]) > 2.5 * int(conf["max_queued_bytes"])
     claim = named(docs, "PersistentVolumeClaim")[name]["spec"]["resources"]["requests"]["storage"]
-    assert bytes_of(claim) > 2 * int(conf["memory_limit"])
+    assert bytes_of(claim) > 4 * int(conf["max_queued_bytes"])
     assert [port["containerPort"] for port in container["ports"]] == listeners
     if folder == "edge":
         assert conf["address"] == "cloud-broker:8883"

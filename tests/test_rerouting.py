@@ -36,10 +36,12 @@ def test_another_sensor_reaches_the_cloud_without_a_line_of_python(
     pipeline: Pipeline, checkout: Path
 ) -> None:
     (route,) = readme_block("topic # out 1 sensors/")
+    (local,) = readme_block("pattern readwrite sensors/")
     write, read = readme_block("pattern write sensors/")
     add(checkout / "edge/mosquitto.conf", "topic # out 1 faces/ faces/jetson-01/", route)
+    add(checkout / "edge/acl", "pattern readwrite faces/#", local)
     add(checkout / "cloud/acl", "pattern write faces/%u/#", write)
-    add(checkout / "cloud/acl", "topic read status/#", read)
+    add(checkout / "cloud/acl", "topic readwrite status/#", read)
     pipeline.cloud()
     pipeline.edge()
     pipeline.await_bridge()

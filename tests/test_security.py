@@ -3,6 +3,7 @@
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,70 @@ def test_a_device_hears_of_its_own_receipts_only(cloud: Pipeline, topic: str) ->
     cloud.publish(other, "status/jetson-02/detector/cam0", b"x")
     eventually(lambda: own)
     assert {message.topic for message in heard} <= {"receipts/jetson-01/cam0"}
+
+
+def test_the_operator_clears_the_status_of_a_device_that_is_gone(cloud: Pipeline) -> None:
+    device = cloud.client(cloud.sink_port, "jetson-01")
+    device.publish("status/jetson-01/detector/cam0", b"up", qos=1, retain=True).wait_for_publish(10)
+    operator = cloud.client(cloud.sink_port, "operator")
+    operator.publish("status/jetson-01/detector/cam0", b"", qos=1, retain=True).wait_for_publish(10)
+    heard = cloud.listen("status/#", cloud.sink_port, "operator")
+    cloud.publish(operator, "status/jetson-02/x/y", b"the last")
+    assert eventually(lambda: heard)[0].payload == b"the last"
+
+
+@pytest.mark.parametrize("user", ["", "home-assistant"])
+def test_nobody_on_the_edge_forges_a_receipt_or_hears_a_face_again(pipeline: Pipeline, user: str) -> None:
+    pipeline.cloud()
+    pipeline.edge()
+    pipeline.await_bridge()
+    sink = pipeline.client(pipeline.sink_port, "s3sink")
+    stored = pipeline.listen("faces/#", pipeline.sink_port, "s3sink")
+    heard = pipeline.listen("#", pipeline.edge_port)
+    anybody = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    anybody.username_pw_set(user or None)
+    anybody.connect("localhost", pipeline.edge_port)
+    anybody.loop_start()
+    pipeline.clients.append(anybody)
+    for topic in ("receipts/cam0", "status/bridge", "status/bridge/x/y", "elsewhere"):
+        assert pipeline.publish(anybody, topic, b"forged").getName() == "Not authorized", topic
+    for topic in ("again/cam0", "faces/cam0", "status/detector/cam0"):
+        assert not pipeline.publish(anybody, topic, topic.encode()).is_failure, topic
+    # the bridge is subject to none of it: it reads again/#, and writes receipts/# and status/bridge
+    eventually(lambda: [message.payload for message in stored] == [b"again/cam0", b"faces/cam0"])
+    assert {message.topic for message in stored} == {"faces/jetson-01/cam0"}
+    pipeline.publish(sink, "receipts/jetson-01/cam0", b"stored")
+    eventually(lambda: "receipts/cam0" in [message.topic for message in heard])
+    said = {message.topic: message.payload for message in heard if message.topic != "status/logger/logger"}
+    assert said == {
+        "status/bridge": b"1",
+        "faces/cam0": b"faces/cam0",
+        "status/detector/cam0": b"status/detector/cam0",
+        "receipts/cam0": b"stored",
+    }
+
+
+HOLD = """
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(1100)]
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_1100_connections_without_a_certificate_lock_nobody_out(cloud: Pipeline) -> None:
+    # in a process of its own: paho cannot be in one with that many files
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(cloud.cloud_port)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        device = cloud.client(cloud.cloud_port, "jetson-01")
+        cloud.client(cloud.sink_port, "s3sink")
+        assert not cloud.publish(device, "faces/jetson-01/cam0", b"x").is_failure
+        holder.communicate()
 
 
 def test_the_sink_cannot_write_faces_of_a_device(cloud: Pipeline) -> None:

@@ -7,7 +7,6 @@ from tests.pipeline import ROOT
 
 SERVICES = ("detector", "logger", "s3sink")
 CODE = [ROOT / "service.py", *(path for name in SERVICES for path in (ROOT / name).glob("*.py"))]
-CONF_2_1 = r"memory_limit|plugin|plugin_opt_[a-z_]*|bridge_session_expiry_interval|bridge_tcp_user_timeout"
 
 
 def conf(path: str) -> list[list[str]]:
@@ -40,7 +39,7 @@ def test_the_device_s_name_is_the_same_in_all_lines_of_the_edge_conf() -> None:
         (ROOT / "mosquitto/edge/mosquitto.conf").read_text(),
         re.M,
     )
-    assert names == ["jetson-01"] * 4
+    assert names == ["jetson-01"] * 5
 
 
 def test_both_brokers_have_the_same_packet_limit_and_window() -> None:
