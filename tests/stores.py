@@ -1,7 +1,7 @@
 """S3 servers of two kinds: moto, which believes everybody, and Ceph's radosgw, which checks who asks.
 
 Debian 13 has the package radosgw; tests/docker/run starts one in a container. RADOSGW says where it is:
-http://KEY:SECRET@HOST:PORT. Its second user, who owns no bucket, has the key roleKEY and the same secret.
+http://KEY:SECRET@127.0.0.1:PORT. Its second user, `role`, owns no bucket; key roleKEY, and the same secret.
 """
 
 import os
@@ -74,6 +74,7 @@ def running(kind: str) -> Iterator[Store]:
         if not os.environ.get("RADOSGW"):
             pytest.skip("RADOSGW= names none; tests/docker/run starts one")
         parts = urlsplit(os.environ["RADOSGW"])
+        eventually(lambda: listening(parts.port or 80), 60)
         yield Store(without_keys(os.environ["RADOSGW"]), parts.username or "", parts.password or "")
         return
     port = free_port()
