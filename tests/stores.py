@@ -1,7 +1,7 @@
 """S3 servers of two kinds: moto, which believes everybody, and Ceph's radosgw, which checks who asks.
 
 Debian 13 has the package radosgw; tests/docker/run starts one in a container. RADOSGW says where it is:
-http://KEY:SECRET@HOST:PORT. Its second user, who owns no bucket, has the key roleKEY and the same secret.
+http://KEY:SECRET@127.0.0.1:PORT. Its second user, `role`, owns no bucket; key roleKEY, and the same secret.
 """
 
 import os
@@ -67,6 +67,14 @@ def without_keys(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{parts.port}"
 
 
+def answers(store: Store) -> bool:
+    """Tell whether it answers; the port of a container listens before that."""
+    try:
+        return store.anonymous("") > 0
+    except OSError:
+        return False
+
+
 @contextmanager
 def running(kind: str) -> Iterator[Store]:
     """Start moto, or find the radosgw; skips the test where there is none."""
@@ -74,7 +82,9 @@ def running(kind: str) -> Iterator[Store]:
         if not os.environ.get("RADOSGW"):
             pytest.skip("RADOSGW= names none; tests/docker/run starts one")
         parts = urlsplit(os.environ["RADOSGW"])
-        yield Store(without_keys(os.environ["RADOSGW"]), parts.username or "", parts.password or "")
+        store = Store(without_keys(os.environ["RADOSGW"]), parts.username or "", parts.password or "")
+        eventually(lambda: answers(store), 60)
+        yield store
         return
     port = free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

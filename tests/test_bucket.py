@@ -232,7 +232,7 @@ def test_what_may_not_be_read_is_not_written(store: Store, name: str) -> None:
         pytest.skip("moto refuses nobody")
     s3 = store.client()
     s3.create_bucket(Bucket=name)
-    role = {"Sid": "Role", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam:::user/roleuser"}}
+    role = {"Sid": "Role", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam:::user/role"}}
     arn = f"arn:aws:s3:::{name}"
     may = ["s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:PutObject", "s3:PutLifecycleConfiguration"]
     policy = {"Version": "2012-10-17", "Statement": [{**role, "Action": may, "Resource": [arn, f"{arn}/*"]}]}
