@@ -116,10 +116,10 @@ def test_certificates_are_read_again_at_the_next_connect(pipeline: Pipeline, tmp
     certs = tmp_path / "mounted"
     shutil.copytree(tmp_path / "other/s3sink", certs)
     pipeline.cloud()
-    pipeline.logger(MQTT_PORT=str(pipeline.sink_port), MQTT_CERTS=str(certs))
-    eventually(lambda: "certificate verify failed" in pipeline.log("logger"))
+    pipeline.sink(MQTT_CERTS=str(certs))
+    eventually(lambda: "certificate verify failed" in pipeline.log("s3sink"))
     shutil.copytree(pipeline.certs / "s3sink", certs, dirs_exist_ok=True)
-    eventually(lambda: "connected:" in pipeline.log("logger"))
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
 
 
 def test_a_message_that_paho_cannot_take_does_not_end_the_sink_for_ever(pipeline: Pipeline) -> None:
