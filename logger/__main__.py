@@ -8,9 +8,11 @@ import sys
 from collections import Counter
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .status import print_status
 
@@ -43,19 +45,19 @@ def main() -> None:
 
     counts: Counter[str] = Counter(faces=0)
     status = f"status/logger/{broker.client_id}"
-    client = connect(
-        broker,
-        status,
-        connected=lambda client: client.subscribe(
-            [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
-        ),
-    )
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 0  # nobody keeps for it what it does not hear
+    pulse = Pulse("network")
+
+    def connected(client: mqtt.Client, _connack: Properties) -> None:
+        client.subscribe([(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))])
+
+    client = connect(broker, status, connected, session, pulse)
     client.user_data_set(counts)
     client.on_message = on_message
     client.loop_start()
     while not stop.wait(status_every):
-        beat()
-        say_status(client, status, "up", counts)
+        say_status(client, status, "stuck" if pulse.stuck() else "up", counts)
     disconnect(client, status, "down", counts)
 
 

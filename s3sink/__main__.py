@@ -7,8 +7,10 @@ import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .bucket import bucket_name
 from .objects import rejected_object, stored_object, valid_id
@@ -66,7 +68,7 @@ class Sink:
         self.gone = threading.Event()  # one for each connection
         self.taken: queue.Queue[tuple[mqtt.MQTTMessage, threading.Event, Future[None]] | None] = queue.Queue()
 
-    def connected(self, client: mqtt.Client) -> None:
+    def connected(self, client: mqtt.Client, _connack: Properties) -> None:
         """Let go of what came over the last connection, the broker sends it again; subscribe."""
         self.gone.set()
         self.gone = threading.Event()
@@ -118,15 +120,18 @@ def main() -> None:
     store = Store(s3_client(uploads), bucket)
     sink = Sink(store, topic, uploads)
     status = f"status/s3sink/{broker.client_id}"
+    pulse = Pulse("network")
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = DAY
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
-    client = connect(broker, status, sink.connected, ReceiveMaximum=4 * uploads)
+    session.ReceiveMaximum = 4 * uploads
+    client = connect(broker, status, sink.connected, session, pulse)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client])
     acknowledger.start()
     client.loop_start()
     while not stop.wait(status_every):
-        beat()
-        say_status(client, status, "up", store.report())
+        say_status(client, status, "stuck" if pulse.stuck() else "up", store.report())
 
     client.on_message = None
     sink.drain()
