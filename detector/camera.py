@@ -26,13 +26,14 @@ class Camera:
 
     @property
     def state(self) -> dict[str, str]:
-        """For the status: `camera` (up, lost), `camera_since` (RFC 3339), `camera_reason`; of files nothing."""
+        """For the status: `camera` (up, lost), `camera_since` and `camera_reason`; of files nothing."""
         return self.report()
 
 
 def open_camera(
     source: str,
     log: Log,
+    *,
     size: tuple[int, int] = (1280, 720),
     stall: float = 4,
     hang: float = 90,

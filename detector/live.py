@@ -5,7 +5,6 @@ network has queued up, and so that a read which does not come back can be left a
 """
 
 import os
-import re
 import sys
 import threading
 import time
