@@ -2,6 +2,7 @@
 
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def video_frames(path: Path, capture: cv2.VideoCapture, log: Log) -> Iterator[Fr
         "video",
         file=path,
         start=f"{start:.0f}",
-        start_from="creation time" if made else "modification time - length",
+        by="creation time" if made else "file's time less its length",
     )
     at, end, skipped, failed, some = 0.0, 0.0, 0, 0, False
     while failed < UNREADABLE:
@@ -90,7 +91,7 @@ def read_image(path: Path) -> MatLike | None:
 
 
 def open_folder(folder: Path, log: Log) -> Iterator[Frame]:
-    """Every image in a folder, in the order of the names, one second apart up to now; other files are left alone."""
+    """Every image in a folder, in the order of the names, one second apart up to now; others are left alone."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     except OSError as error:
@@ -98,12 +99,14 @@ def open_folder(folder: Path, log: Log) -> Iterator[Frame]:
     if not any(read_image(path) is not None for path in paths):
         raise CameraError(f"CAMERA={folder}: no readable image in this folder ({' '.join(sorted(IMAGES))})")
 
+    start = time.time() - len(paths)
+
     def images() -> Iterator[Frame]:
-        for path in paths:
+        for index, path in enumerate(paths):
             image = read_image(path)
             if image is None:
                 log("image skipped", file=path, reason="cannot be read")
             else:
-                yield Frame(image, path.stat().st_mtime)
+                yield Frame(image, start + index)
 
     return images()

@@ -1,7 +1,7 @@
 """Read a live camera: the newest frame only, and again when it was lost.
 
-A thread of its own reads each connection, so that a slow detector sees the present and not what the driver or the
-network has queued up, and so that a read which does not come back can be left alone.
+A thread of its own reads each connection, so that a slow detector sees the present and not what the driver
+or the network has queued up, and so that a read which does not come back can be left alone.
 """
 
 import os
@@ -42,25 +42,21 @@ class Frame(NamedTuple):
 def open_url(url: str, stall: float) -> cv2.VideoCapture:
     """FFmpeg's reader for a URL, open or not; it ends by itself when nothing comes for `stall` s.
 
-    It decodes in one thread, since each further one holds back a frame, and does not measure the frame rate first.
+    It decodes in one thread, since each further one holds back a frame.
     """
     silence = f"timeout;{stall * 1e6:.0f}" if url.startswith("rtsp") else f"rw_timeout;{stall * 1e6:.0f}"
     options = f"{silence}|fpsprobesize;0"
     if url.startswith("rtsp"):
-        # Until the first keyframe, which may be the first to tell the size; sound would hide that video stalls
+        # Until the first keyframe, which may tell the size; sound would hide that the video stalls
         options += f"|rtsp_flags;prefer_tcp|allowed_media_types;video|analyzeduration;{PATIENCE}000000"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
-    limits = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        PATIENCE * 1000,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        PATIENCE * 1000,
-    ]
+    patience = PATIENCE * 1000
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, patience, cv2.CAP_PROP_READ_TIMEOUT_MSEC, patience]
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
 
 def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCapture:
-    """V4L2's reader for that device and no other, at the size nearest to `size` in px; as MJPG if that gives more."""
+    """V4L2's reader for that device alone, at the size nearest to `size` in px; MJPG where that gives more."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(round(stall) or 1))
     if sys.platform != "linux":
         return cv2.VideoCapture(int(device) if device.isdecimal() else device)
@@ -83,7 +79,7 @@ def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCa
 
 
 class Connection(threading.Thread):
-    """One try to read the camera, from its opening until it is lost; ends by itself, or soon after `leave`."""
+    """One try to read the camera, from its opening until it is lost; ends by itself, or after `leave`."""
 
     def __init__(self, source: str, size: tuple[int, int], stall: float, hand: Callable[[Frame], None]):
         super().__init__(name="camera", daemon=True)
@@ -115,11 +111,9 @@ class Connection(threading.Thread):
         fourcc = (
             round(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little")[:4].decode("latin-1").strip("\0 ")
         )
-        # FFmpeg sees that such a frame is whole when the next one begins: it was there as the last one came out
+        # FFmpeg lets go of such a frame when the next one begins: it was there when the last one came out
         held = self.source.startswith("rtsp") and fourcc in ("h264", "hevc")
-        moment = min(
-            max(0.25 / fps if fps > 0 else 0, 0.01), 0.25
-        )  # s; a frame that was not waited for comes sooner
+        moment = min(max(0.25 / fps if fps > 0 else 0, 0.01), 0.25)  # s, less than a frame
         buffered, opened, before, image = held, time.monotonic(), time.time(), None
         while not self.leave and capture.grab():
             now, self.heard = time.time(), time.monotonic()
@@ -135,9 +129,7 @@ class Connection(threading.Thread):
                     "fps": round(fps),
                 }
                 if not buffered:
-                    age = (
-                        time.monotonic() - capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                    )  # of V4L2, which says when
+                    age = time.monotonic() - capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                     kernel = not self.source.startswith(URLS) and 0 <= age < 1
                     self.hand(Frame(image, before if held else now - age * kernel))
                 before = now
@@ -221,7 +213,7 @@ class Live:
             here.leave, self.connection = (
                 True,
                 None,
-            )  # its read may last, for want of a picture among what comes
+            )  # its read may last
         elif now - here.heard > self.hang:
             raise CameraError(
                 f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera"

@@ -1,4 +1,4 @@
-"""Why a camera cannot be read, and what to do about it: one line in our own words, so that no password is in it."""
+"""Why a camera cannot be read, and what to do: one line in our own words, so that no password is in it."""
 
 import errno
 import os
@@ -19,14 +19,14 @@ SAID = (
     (r"SSL|TLS|tls", "no TLS there: correct the port, or write rtsp:// or http://"),
     (r"Invalid data", "no video there: correct the path in CAMERA"),
 )
-PROBE = "import cv2, sys; cv2.VideoCapture(sys.stdin.read(), cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 8000])"
+PROBE = "import cv2, sys; cv2.VideoCapture(sys.stdin.read(), cv2.CAP_FFMPEG, [53, 8000])"  # CAP_PROP_OPEN_TIMEOUT_MSEC
 
 # linux/videodev2.h
 VIDIOC_QUERYCAP, VIDIOC_REQBUFS = 0x80685600, 0xC0145608
 DEVICE_CAPS, CAPTURE = 88, 0x1 | 0x1000  # offset in v4l2_capability; V4L2_CAP_VIDEO_CAPTURE and _MPLANE
 BUFFER_TYPE, MMAP = 1, 1
 NO_CAPTURE = "no capture node: see `v4l2-ctl --list-devices`; a USB camera's first device has the pictures"
-SAYS = {
+SAYS: dict[int | None, str] = {
     errno.EBUSY: "busy: another program uses it, see `fuser -v /dev/video*`",
     errno.EACCES: "not permitted: let this user read it, by group video or a camera component of K3s",
     errno.EPERM: "not permitted: on K3s choose a camera component",
@@ -35,7 +35,7 @@ SAYS = {
 
 
 def redact(source: str) -> str:
-    """The source without what may be a password: what stands before an @, in a query, or behind a = in the path."""
+    """The source without what may be a password: what is before an @, in a query, or behind a =."""
     if source.startswith("/"):
         return source
     without_user = re.sub(r"^([^/@]*//)?.*@", r"\1...@", source.strip(), flags=re.DOTALL)
@@ -47,17 +47,13 @@ def why_url(url: str) -> str:
     env = {**os.environ, "OPENCV_FFMPEG_LOGLEVEL": "24"}  # AV_LOG_WARNING
     command = [sys.executable, "-c", PROBE]  # the URL goes by stdin: everybody can see a command line
     try:
-        words = subprocess.run(
+        words = subprocess.run(  # noqa: S603 # our own interpreter
             command, input=url.encode(), env=env, capture_output=True, timeout=30, check=False
-        )
-    except subprocess.TimeoutExpired as late:
-        said = str(late.stdout)
-    else:
-        said = str(words.stdout)
-    return next(
-        (ours for theirs, ours in SAID if re.search(theirs, said)),
-        "no answer: is it on, is it in this network?",
-    )
+        ).stdout
+    except subprocess.TimeoutExpired:
+        words = b""
+    unknown = "no answer: is it on, and in this network?"
+    return next((ours for theirs, ours in SAID if re.search(theirs, words.decode(errors="replace"))), unknown)
 
 
 def why_device(device: str) -> str:
