@@ -165,35 +165,55 @@ class Pulse:
 
 
 class Client(mqtt.Client):
-    """paho's client, which reads the certificates and chooses its session anew at each connect."""
+    """An MQTT 5 client that connects, and connects again, by itself once its loop is started.
 
-    def __init__(self, broker: Broker, properties: Properties, pulse: Pulse) -> None:
+    `status` gets a last will, `connected` is called after each connect with the properties of the CONNACK,
+    `properties` are those of the CONNECT. Each connect reads the certificates again.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        status: str,
+        connected: Callable[[mqtt.Client, Properties], object],
+        properties: Properties,
+        pulse: Pulse,
+    ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, broker.client_id, protocol=mqtt.MQTTv5, manual_ack=True)
-        self.broker, self.properties, self.pulse = broker, properties, pulse
-        self.address = f"{broker.host}:{broker.port}"
+        self.address, self.certs = f"{broker.host}:{broker.port}", broker.certs
+        self.status, self.connected, self.pulse = status, connected, pulse
         self.poisoned = 0
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)
-        self.on_pre_connect = self.prepare
-        self.on_connect_fail = self.failed
-        self.on_disconnect = self.ended
+        self.will_set(status, json.dumps({"state": "down"}), qos=1, retain=True)
+        self.reconnect_delay_set(min_delay=1, max_delay=30)  # each try says a line, so at growing intervals
+        self.on_pre_connect, self.on_connect, self.on_disconnect = self.prepare, self.begun, self.ended
+        self.on_connect_fail = lambda *_: log(
+            "broker away, trying again", broker=self.address, error=sys.exc_info()[1]
+        )
         self.on_socket_unregister_write = self.wrote
-        self.choose_session(clean=False)
+        self.connect_async(broker.host, broker.port, KEEPALIVE, clean_start=False, properties=properties)
 
     def prepare(self, *_: object) -> None:
-        """Before each connect: read the certificates, and give up a session that cannot be read."""
+        """Read the certificates, and choose between the session that the broker keeps and a clean one."""
         self.pulse.beat("network")
-        read_certs(self.tls, self.broker.certs)
-        self.acked = self.blocked = False  # on the connection to come
-        if self.clean != (self.poisoned >= POISONED):
-            self.choose_session(clean=not self.clean)
+        read_certs(self.tls, self.certs)
+        self.acked = self.blocked = False
+        # paho takes it in `connect_async` only, which would throw its loop back to the start
+        self._clean_start = self.poisoned >= POISONED
 
-    def choose_session(self, clean: bool) -> None:
-        """Go on with the session that the broker keeps, or have a clean one."""
-        self.clean = clean
-        host, port = self.broker[:2]
-        self.connect_async(host, port, KEEPALIVE, clean_start=clean, properties=self.properties)
+    def begun(self, _client: object, _data: object, _flags: object, reason: Any, connack: Any) -> None:
+        """Say that there is a connection, or why not, and leave the rest to the service."""
+        log("broker refuses" if reason.is_failure else "connected", broker=self.address, reason=reason)
+        if reason.is_failure:
+            return
+        if self._clean_start:
+            self.poisoned = 0
+            log("SESSION GIVEN UP, a message in it cannot be read: what was queued is lost, or sent again")
+        self.connected(self, connack)
+        # Takes the place of the last will at once
+        say_status(self, self.status, "stuck" if self.pulse.stuck() else "up", {})
 
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
         """Acknowledge a message, and note that one was done."""
@@ -201,52 +221,20 @@ class Client(mqtt.Client):
         return super().ack(mid, qos)
 
     def wrote(self, *_: object) -> None:
-        """Note that the network thread lives: all is written, at the latest a PINGREQ after KEEPALIVE."""
-        # Parsing 98,000 user properties takes 22 s, and meanwhile the broker has given us up
+        """Note that the network thread lives: it has written all there was, each KEEPALIVE a PINGREQ."""
+        # Parsing 98,000 user properties takes 22 s; meanwhile the broker has given us up
         self.blocked |= time.monotonic() - self.pulse.heard["network"] > 1.5 * KEEPALIVE
         self.pulse.beat("network")
         if self.acked and self.socket() and not self.blocked:
             self.poisoned = 0
 
-    def failed(self, *_: object) -> None:
-        """Say why there is no connection; paho calls it while it handles the error."""
-        log("broker away, trying again", broker=self.address, error=sys.exc_info()[1])
-
-    def ended(
-        self, _client: object, _data: object, _flags: object, reason: object, _properties: object
-    ) -> None:
-        """Say why the connection ended, and count those that ended at a message that paho cannot take."""
+    def ended(self, _client: object, _data: object, _flags: object, reason: object, _more: object) -> None:
+        """Count the connections that ended at a message that paho cannot take."""
         self.poisoned += self.blocked or reason == "Protocol error"
         log("disconnected", broker=self.address, reason=reason)
 
 
-def connect(
-    broker: Broker,
-    status: str,
-    connected: Callable[[mqtt.Client, Properties], object],
-    properties: Properties,
-    pulse: Pulse,
-) -> mqtt.Client:
-    """Make an MQTT 5 client that connects, and connects again, by itself once its loop is started.
-
-    `status` gets a last will, `connected` is called after each connect with the properties of the CONNACK,
-    `properties` are those of the CONNECT.
-    """
-    client = Client(broker, properties, pulse)
-    client.will_set(status, json.dumps({"state": "down"}), qos=1, retain=True)
-    client.reconnect_delay_set(min_delay=1, max_delay=30)  # each try says a line, so at growing intervals
-
-    def on_connect(_client: object, _data: object, _flags: object, reason: Any, connack: Any) -> None:
-        log("broker refuses" if reason.is_failure else "connected", broker=client.address, reason=reason)
-        if not reason.is_failure:
-            if client.clean:
-                client.poisoned = 0
-                log("SESSION GIVEN UP, a message in it could not be read: cameras send again what was queued")
-            connected(client, connack)
-            say_status(client, status, "stuck" if pulse.stuck() else "up", {})  # instead of the last will
-
-    client.on_connect = on_connect
-    return client
+connect = Client
 
 
 def say_status(

@@ -67,7 +67,7 @@ def main() -> None:
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
     try:
-        camera = open_camera(options.camera, log=log)
+        camera = open_camera(options.camera, log, size=options.size)
         spool = Spool(spool_path, spool_bytes)
         watch = Watch(options, spool)
         delivery = Delivery(spool, options.name, receipts, resend_after)

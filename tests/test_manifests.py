@@ -23,6 +23,7 @@ VARIANTS = {
     "edge": ("edge", EDGE),
     "edge with a network camera": ("edge", ["hardened", "cloud-by-address"]),
     "edge with a device plugin": ("edge", ["hardened", "camera-device-plugin", "cloud-by-address"]),
+    "edge with a CSI camera": ("edge", ["hardened", "camera-csi", "cloud-by-address"]),
     "edge with a display": ("edge", ["hardened", "camera-usb", "display", "cloud-by-address"]),
     "edge with two cameras": ("edge", ["two-cameras", *EDGE]),
     "edge with two cameras and a device plugin": (
@@ -303,11 +304,15 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             context = dict(container["securityContext"])
             assert context.pop("readOnlyRootFilesystem") is True
             assert context.pop("capabilities") == {"drop": ["ALL"]}
-            if container["name"] == "detector" and "camera-usb" in components:
+            if container["name"] == "camera":
+                assert context.pop("runAsNonRoot") is False
+            if container["name"] == "camera" or (
+                container["name"] == "detector" and "camera-usb" in components
+            ):
                 assert context.pop("privileged") is True
             else:
                 assert context.pop("allowPrivilegeEscalation") is False
-            if container["name"] == "device-plugin":
+            if container["name"] in ("device-plugin", "camera"):
                 assert context.pop("runAsUser") == 0
             else:
                 assert pod["securityContext"]["runAsNonRoot"] is True
@@ -315,6 +320,7 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             assert not context
         paths = {it["path"] for it in find(pod, "hostPath")}
         allowed = {"/dev", "/tmp/.X11-unix", "/var/lib/kubelet/device-plugins"}
+        paths -= {"/run/udev"} if "camera-csi" in components else set()
         assert paths <= (allowed if {"camera-usb", "camera-device-plugin"} & set(components) else set())
         assert ("hostNetwork" in pod) <= ("display" in components)
 
