@@ -90,6 +90,7 @@ class Watch:
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options = options
         self.spool = spool
+        self.max_bytes = 1_000_000  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width)
         self.motion = Motion(options.max_fps)
         self.tracker = Tracker(options.interval)

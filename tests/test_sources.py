@@ -40,7 +40,7 @@ def test_the_device_s_name_is_the_same_in_all_lines_of_the_edge_conf() -> None:
         (ROOT / "mosquitto/edge/mosquitto.conf").read_text(),
         re.M,
     )
-    assert names == ["jetson-01"] * 4
+    assert names == ["jetson-01"] * 5
 
 
 def test_both_brokers_have_the_same_packet_limit_and_window() -> None:
