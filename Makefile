@@ -3,6 +3,11 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 PYTHON ?= python3
+# as it was typed: a $ in a password is no variable of make's
+ifdef CAMERA
+override CAMERA := $(value CAMERA)
+export CAMERA
+endif
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14

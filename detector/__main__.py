@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,6 @@ from .delivery import Delivery
 from .spool import Spool, SpoolError
 from .watch import Watch, read_options
 
-# sysexits.h: EX_NOINPUT, EX_IOERR; a bad model is a bad setting
-EXIT_STATUS: dict[type[Exception], int] = {CameraError: 66, SpoolError: 74, ValueError: 2}
-
 
 def watch_camera(
     camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event
@@ -33,22 +31,23 @@ def watch_camera(
         if frame is not None:
             watch.look(frame)
             delivery.wake.set()
-        # A file can wait for the network, and a live camera cannot
-        while not camera.live and watch.spool.nearly_full() and not stop.wait(0.1):
-            pulse.beat("camera")
 
 
-def await_receipts(spool: Spool, pulse: Pulse, stop: threading.Event) -> bool:
-    """Wait until every face is home, saying how many are not at growing intervals; tells whether all are."""
+def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Callable[[], bool]:
+    """Give what waits a moment for the cloud, saying so at growing intervals; it tells whether to stop."""
     pause = 5.0
     say_at = time.monotonic() + pause
-    while spool.count and not stop.wait(0.05):
+
+    def wait() -> bool:
+        nonlocal pause, say_at
         pulse.beat("camera")
         if time.monotonic() > say_at:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
             pause *= 2
             say_at = time.monotonic() + pause
-    return not spool.count
+        return stop.wait(0.05)
+
+    return wait
 
 
 def main() -> None:
@@ -61,24 +60,29 @@ def main() -> None:
     options = read_options(settings)
     broker = settings.broker(f"detector-{options.name}")
     receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
-    resend_after = settings.number("RESEND_AFTER", 60, 1, 86400)
+    resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
     spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
     try:
-        camera = open_camera(options.camera, log=log)
+        camera = open_camera(options.camera, log, size=options.size)
         spool = Spool(spool_path, spool_bytes)
         watch = Watch(options, spool)
-        delivery = Delivery(spool, options.name, receipts, resend_after)
-        pulse = Pulse("network", "camera")
+        delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
+        pulse = Pulse("network", "delivery", "camera")
         session = Properties(PacketTypes.CONNECT)
         session.SessionExpiryInterval = DAY
-        client = connect(broker, f"status/detector/{options.name}", delivery.connected, session, pulse)
+
+        def connected(client: mqtt.Client, connack: Properties) -> None:
+            delivery.connected(client, connack)
+            watch.max_bytes = delivery.max_bytes
+
+        client = connect(broker, f"status/detector/{options.name}", connected, session, pulse)
         run(camera, watch, delivery, client, pulse, status_every=status_every, stop=stop)
     except (CameraError, SpoolError, ValueError) as error:
         print(error, file=sys.stderr)
-        sys.exit(next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)))
+        sys.exit(getattr(error, "status", 2))  # a bad model is a bad setting
 
 
 def run(
@@ -97,8 +101,8 @@ def run(
     client.on_publish = delivery.on_publish
     client.loop_start()
 
-    def counts() -> dict[str, float]:
-        return {**watch.counts, **delivery.report()}
+    def counts() -> dict[str, object]:
+        return {**watch.counts, **delivery.report(), **camera.state}
 
     def report() -> None:
         while not stop.wait(status_every):
@@ -106,19 +110,28 @@ def run(
             log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
             say_status(client, status, "stuck" if pulse.stuck() else "up", now)
 
-    threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop])]
+    threads = [
+        threading.Thread(target=report),
+        threading.Thread(target=delivery.run, args=[client, stop, pulse.beat]),
+    ]
     for thread in threads:
         thread.start()
+    if not camera.live:
+        delivery.spool.wait = patience(delivery.spool, pulse, stop)
     try:
         watch_camera(camera, watch, delivery, pulse, stop)
-        delivered = await_receipts(delivery.spool, pulse, stop)
+        # A file is done when all is home, a live camera never
+        wait = patience(delivery.spool, pulse, stop)
+        while delivery.spool.count and not wait():
+            pass
+        done = not camera.live and not delivery.spool.count
     finally:
         camera.close()
         stop.set()
         for thread in threads:
             thread.join()
-    disconnect(client, status, "done" if delivered else "down", counts())
-    log("done" if delivered else "stopped", **counts())
+    disconnect(client, status, "done" if done else "down", counts())
+    log("done" if done else "stopped", **counts())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Looks at the frames of one camera, and puts the faces that are worth sending into the spool."""
 
 import os
+import re
 import secrets
 import sys
 from collections import Counter
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     format: str
     quality: int
     show: bool
+    size: tuple[int, int] = (1280, 720)
 
 
 def read_options(settings: Settings) -> Options:
@@ -46,9 +48,11 @@ def read_options(settings: Settings) -> Options:
         and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     ):
         settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
+    size = settings.text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
+    width, height = (re.findall(r"\d+", size) + ["0", "0"])[:2]
     return Options(
         settings.text(
-            "CAMERA", "0", r".+", "give a number, a device, a URL, a video file or a folder of images"
+            "CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"
         ),
         settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes"),
         settings.text("FACE_MODEL", "", r".*", "give the path of a YuNet ONNX file"),
@@ -60,6 +64,7 @@ def read_options(settings: Settings) -> Options:
         settings.text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png"),
         int(settings.number("FACE_QUALITY", 90, 1, 100)),
         show,
+        size=(int(width), int(height)),
     )
 
 
@@ -69,6 +74,7 @@ class Watch:
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options = options
         self.spool = spool
+        self.max_bytes = 1_000_000  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width)
         self.motion = Motion(options.max_fps)
         self.tracker = Tracker(options.interval)

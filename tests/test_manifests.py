@@ -27,6 +27,7 @@ VARIANTS = {
         ["hardened", "camera-device-plugin", "cloud-by-address", "release"],
     ),
     "edge with a display": ("edge", ["hardened", "camera-usb", "display", "cloud-by-address", "release"]),
+    "edge with a CSI camera": ("edge", ["hardened", "camera-csi", "cloud-by-address", "release"]),
     "edge with two cameras": ("edge", ["two-cameras", *EDGE]),
     "edge with two cameras and a device plugin": (
         "edge",
@@ -308,11 +309,15 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             context = dict(container["securityContext"])
             assert context.pop("readOnlyRootFilesystem") is True
             assert context.pop("capabilities") == {"drop": ["ALL"]}
-            if container["name"] == "detector" and "camera-usb" in components:
+            if container["name"] == "camera":
+                assert context.pop("runAsNonRoot") is False
+            if container["name"] == "camera" or (
+                container["name"] == "detector" and "camera-usb" in components
+            ):
                 assert context.pop("privileged") is True
             else:
                 assert context.pop("allowPrivilegeEscalation") is False
-            if container["name"] == "device-plugin":
+            if container["name"] in ("device-plugin", "camera"):
                 assert context.pop("runAsUser") == 0
             else:
                 assert pod["securityContext"]["runAsNonRoot"] is True
@@ -320,6 +325,7 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             assert not context
         paths = {it["path"] for it in find(pod, "hostPath")}
         allowed = {"/dev", "/tmp/.X11-unix", "/var/lib/kubelet/device-plugins"}
+        paths -= {"/run/udev"} if "camera-csi" in components else set()
         assert paths <= (allowed if {"camera-usb", "camera-device-plugin"} & set(components) else set())
         assert ("hostNetwork" in pod) <= ("display" in components)
 
