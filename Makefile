@@ -14,11 +14,13 @@ test: .venv/ready ## all tests that need no container engine
 	@tests/system browser
 	pytest
 
-lint: .venv/ready ## style, types, shell scripts
+lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --quiet --offline .github
+	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
 	python -m tests.bench.detection
@@ -38,6 +40,11 @@ images: ## build the three images; BUILD_ARGS=--build-arg ...
 	docker build $(BUILD_ARGS) -f logger/Dockerfile -t faces-logger:dev .
 	docker build $(BUILD_ARGS) -f s3sink/Dockerfile -t faces-s3sink:dev .
 
+lock: .venv/ready ## each image's packages with their hashes, from what requirements.in names
+	@for service in detector logger s3sink; do uv pip compile --quiet --universal --python-version 3.10 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	  $$service/requirements.in -o $$service/requirements.txt; done
+
 k3s-images: ## hand the edge's images to the K3s on this machine
 	docker save faces-detector:dev faces-logger:dev | sudo k3s ctr images import -
 
@@ -48,7 +55,7 @@ system:
 	@PYTHON=$(PYTHON) tests/system
 
 # two steps, so that the demo does not wait for what only the tests need
-.venv/demo: tests/demo-requirements.txt $(wildcard */requirements.txt) | system
+.venv/demo: tests/demo-requirements.txt $(wildcard */requirements.in) | system
 	@echo "installing Python packages into .venv, from $<"
 	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
 	@pip install --quiet --disable-pip-version-check -r $<
@@ -66,4 +73,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo test lint bench chaos status test-docker images k3s-images clean system
+.PHONY: help demo test lint bench chaos status test-docker images lock k3s-images clean system

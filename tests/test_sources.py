@@ -27,7 +27,7 @@ def test_the_services_pin_the_same_versions() -> None:
     pins = [
         line.split("==")
         for service in SERVICES
-        for line in (ROOT / service / "requirements.txt").read_text().splitlines()
+        for line in (ROOT / service / "requirements.in").read_text().splitlines()
         if not line.startswith("#")
     ]
     assert len({name for name, _ in pins}) == len({(name, version) for name, version in pins})
@@ -52,6 +52,17 @@ def test_both_brokers_have_the_same_packet_limit_and_window() -> None:
         ]
         assert len(values) == 2
         assert len(set(values)) == 1
+
+
+def test_each_image_takes_all_its_packages_by_hash_and_those_that_we_chose() -> None:
+    for service in SERVICES:
+        locked = (ROOT / service / "requirements.txt").read_text()
+        chosen = (ROOT / service / "requirements.in").read_text().splitlines()
+        assert {line for line in chosen if not line.startswith("#")} <= set(
+            re.findall(r"^\S+==\S+", locked, re.M)
+        )
+        assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", locked, flags=re.M)[1:])
+        assert "--require-hashes" in (ROOT / service / "Dockerfile").read_text()
 
 
 def test_every_setting_that_the_code_reads_is_in_the_readme() -> None:
