@@ -1,9 +1,11 @@
-"""Sends what is in the spool to the edge's broker, and lets go of it when its receipt comes home."""
+"""Sends each face once, when it is cut; what has no receipt goes again, a few at a time, until it is home."""
 
+import secrets
 import threading
-import time
 from collections import Counter, deque
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -13,131 +15,163 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from service import log
 
+from .again import NEVER, Again
 from .spool import Spool, SpooledFace
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
-WINDOW = 20  # faces under way to the edge's broker at once: paho's own limit of QoS 1 messages in flight
-
-
-def message_properties(face: SpooledFace) -> Properties:
-    """Give the MQTT 5 properties of a face message."""
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.ContentType = face.content_type
-    properties.UserProperty = [*face.properties.items(), ("seq", str(face.seq))]
-    return properties
+IN_FLIGHT = 20  # messages without a PUBACK: paho sends no more, and would queue the rest in its memory
+FRESH = 10.0  # s; a face that the broker could not be given for longer is no news on the edge any more
+MAX_PACKET = 1_000_000  # bytes; max_packet_size of mosquitto/*/mosquitto.conf
+ROOM = 4096  # bytes of a packet for topic and properties
+PROCESS = 10**12  # ms: longer than a process lives
+TIDY = 60.0  # s
 
 
 class Delivery:
-    """The way of the faces of one camera, from the spool to the receipt.
+    """The way of the faces of one camera, from the spool to the receipt. Without receipts a PUBACK is one.
 
-    A face that was sent and has no receipt is sent again in two cases only, and only while the bridge is up,
-    so that an outage does not fill the queues with copies. Either a face sent `resend_after` s later has its
-    receipt: the queues keep their order, so this one was lost. Or no receipt has come for that long: then the
-    oldest face alone asks whether the way is open; once it was answered, and silence follows, the others were
-    lost.
+    A new face goes out at once on `faces/`, for whoever listens on the edge; what is sent again goes out on
+    `again/`, which only the bridge reads. A number of the sending goes along, and comes back in the receipt.
     """
 
-    def __init__(self, spool: Spool, camera: str, receipts: bool, resend_after: float) -> None:
-        self.spool = spool
-        self.camera = camera
-        self.receipts = receipts
-        self.resend_after = resend_after
-        self.counts = Counter(sent=0, resent=0, receipts=0)
+    def __init__(
+        self, spool: Spool, camera: str, receipts: bool, resend_after: float, clock: Callable[[], float]
+    ) -> None:
+        self.spool, self.camera, self.receipts, self.clock = spool, camera, receipts, clock
+        self.again = Again(spool, resend_after, clock())
+        self.counts = Counter(sent=0, resent=0, receipts=0, refused=0)
         self.wake = threading.Event()
-        self.under_way: dict[int, SpooledFace] = {}  # by MQTT packet identifier
-        self.pubacks: deque[tuple[int, bool]] = deque()  # packet identifier, and whether it was refused
-        self.bridge_up = False
-        self.answered = False  # a receipt has come since the last time that faces were sent again
-        self.quiet_since = time.monotonic()
-        self.overtaken = 0.0  # monotonic s; what was sent before, and is not home, was overtaken
+        self.news: deque[Callable[[], None]] = deque()  # from paho's thread, which must not wait for ours
+        self.under_way: dict[int, tuple[str, float]] = {}  # id, and when sent, by MQTT packet identifier
+        self.in_flight, self.max_bytes = IN_FLIGHT, MAX_PACKET - ROOM
+        self.process = secrets.randbelow(10**6)  # a receipt from before a restart is for no sending of ours
+        self.bridge_up = not receipts
+        self.stepped = self.caught_up = self.tidied = clock()
 
-    def connected(self, client: mqtt.Client) -> None:
-        """Subscribe to the receipts of this camera, and no other's; send what waits."""
+    def connected(self, client: mqtt.Client, connack: Properties) -> None:
+        """Subscribe to the receipts of this camera, and no other's; heed what the broker can take."""
         receipts = (f"receipts/{self.camera}", SubscribeOptions(qos=1))
         client.subscribe([receipts, (BRIDGE, SubscribeOptions(qos=0))])
-        self.bridge_up = False  # until the broker says so
-        self.wake.set()
+        self.max_bytes = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
+        self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
+        self.hear(self.bridge, False)  # until the broker says so
 
     def on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         """Take a receipt, one id or several, or the news that the bridge is up or down."""
         if message.topic == BRIDGE:
-            self.bridge_up = message.payload == b"1"
-            self.quiet_since = time.monotonic()
-            log("bridge", state="up" if self.bridge_up else "down", spooled=self.spool.count)
+            self.hear(self.bridge, message.payload == b"1")
         else:
-            self.answered = True
-            self.quiet_since = time.monotonic()
-            for id_ in message.payload.decode(errors="replace").split():
-                self.counts["receipts"] += 1
-                self.overtaken = max(self.overtaken, self.spool.let_go(id_) or 0.0)
+            sending = getattr(message.properties, "CorrelationData", b"")
+            self.hear(self.home, message.payload.decode(errors="replace").split(), self.time_of(sending))
         client.ack(message.mid, message.qos)
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        """Note a PUBACK; `settle` looks at it, in its own thread."""
-        self.pubacks.append((mid, reason.is_failure))
+        """Take a PUBACK."""
+        self.hear(self.puback, mid, str(reason) if reason.is_failure else "")
+
+    def hear(self, news: Callable[..., None], *values: object) -> None:
+        """Leave it to the thread of `run`."""
+        self.news.append(partial(news, *values))
         self.wake.set()
 
-    def run(self, client: mqtt.Client, stop: threading.Event) -> None:
+    def run(self, client: mqtt.Client, stop: threading.Event, beat: Callable[[str], None]) -> None:
         """Keep sending until `stop`."""
         while not stop.is_set():
             self.wake.wait(1)
             self.wake.clear()
-            self.settle()
-            if client.is_connected():
-                self.send_again(time.monotonic())
-                self.send(client)
+            self.step(client, self.clock())
+            beat("delivery")
 
-    def settle(self) -> None:
-        """Note which faces the edge's broker has taken; without receipts that is where our care ends."""
-        while self.pubacks:
-            mid, refused = self.pubacks.popleft()
-            face = self.under_way.pop(mid, None)
-            if face is None:
-                continue  # a status message
-            if refused:
-                log("broker refuses a face, it stays in the spool", id=face.id)
-            elif self.receipts:
-                self.spool.sent(face.seq, time.monotonic())
-            else:
-                self.spool.let_go(face.id)
+    def step(self, client: mqtt.Client, now: float) -> None:
+        """Heed the news, and send what is to be sent."""
+        while self.news:
+            self.news.popleft()()
+        if client.is_connected():
+            self.send(client, now)
+        if not (client.is_connected() and self.bridge_up):
+            self.again.heard += now - self.stepped  # silence means something only while the way is open
+        if self.again.first == self.spool.newest:
+            self.caught_up = now
+        elif now - self.caught_up > FRESH:
+            self.again.sent_first(self.spool.newest, NEVER)
+        if now - self.tidied > TIDY:
+            self.spool.tidy()
+            self.tidied = now
+        self.stepped = now
 
-    def send(self, client: mqtt.Client) -> None:
-        """Fill the window with the oldest faces to be sent."""
-        under_way = [face.seq for face in self.under_way.values()]
-        for face in self.spool.unsent(under_way, WINDOW - len(under_way)):
-            info = client.publish(
-                f"faces/{self.camera}", face.payload, qos=1, properties=message_properties(face)
-            )
-            # Where the connection has just been lost, paho sends it after the next connect
-            self.under_way[info.mid] = face
-            self.counts["sent"] += 1
+    def send(self, client: mqtt.Client, now: float) -> None:
+        """Send what was cut since, and then what must be sent again."""
+        while self.again.first < self.spool.newest and len(self.under_way) < self.in_flight:
+            self.again.sent_first(self.again.first + 1, now)
+            self.counts["sent"] += self.publish(client, "faces", self.again.first, now)
+        due, resent = self.again.due(now), self.counts["resent"]
+        while self.bridge_up and len(self.under_way) < self.in_flight and (seq := next(due, 0)):
+            self.counts["resent"] += self.publish(client, "again", seq, now)
+        if self.counts["resent"] > resent:
+            log("sending again", faces=self.counts["resent"] - resent, spooled=self.spool.count)
 
-    def send_again(self, now: float) -> None:
-        """Let faces be sent again that were lost on the way, by the rules above."""
-        if not (self.receipts and self.bridge_up):
-            return
-        again = self.spool.send_again(self.overtaken - self.resend_after, -1)
-        if now - self.quiet_since > self.resend_after:
-            silent = self.spool.send_again(now - self.resend_after, -1 if self.answered else 1)
-            if silent:
-                self.quiet_since, self.answered = now, False
-            again += silent
-        if again:
-            self.counts["resent"] += again
-            log("sending again", faces=again, spooled=self.spool.count)
+    def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> bool:
+        """Hand a face to paho; where the connection has just been lost, that is sent after the next one."""
+        face = self.spool.get(seq)
+        if face and len(face.payload) > self.max_bytes:
+            self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.max_bytes}")
+        elif face:
+            properties = message_properties(face, self.process * PROCESS + int(now * 1000))
+            info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)
+            self.under_way[info.mid] = face.id, now
+            return True
+        return False
+
+    def puback(self, mid: int, refusal: str) -> None:
+        """Note that the edge's broker has a face; one that it refuses waits like one that was lost."""
+        id_, sent = self.under_way.pop(mid, ("", NEVER))
+        if id_ and refusal:
+            self.refused(id_, refusal)
+        elif id_ and not self.receipts:
+            self.home([id_], sent)
+
+    def refused(self, id_: str, reason: str) -> None:
+        """Count a face that the broker does not take; the 1st, 2nd, 4th, 8th ... is said."""
+        self.counts["refused"] += 1
+        if self.counts["refused"].bit_count() == 1:
+            log("broker does not take a face, it waits", id=id_, reason=reason, times=self.counts["refused"])
+
+    def home(self, ids: list[str], sent: float) -> None:
+        """Let go of faces that lie in the bucket; `sent` says which sending arrived."""
+        self.counts["receipts"] += len(ids)
+        self.again.home(ids, sent, self.clock())
+
+    def bridge(self, up: bool) -> None:
+        """Note whether the bridge is up."""
+        if up != self.bridge_up and self.receipts:
+            log("bridge", state="up" if up else "down", spooled=self.spool.count)
+            self.bridge_up = up
+
+    def time_of(self, sending: bytes) -> float:
+        """Give when a sending of ours left; NEVER for any other, and where an older sink names none."""
+        process, ms = divmod(int(sending) if sending.isdigit() and len(sending) < 20 else 0, PROCESS)
+        return ms / 1000 if process == self.process and ms / 1000 <= self.clock() else NEVER
 
     def report(self) -> dict[str, float]:
         """Give the counters for the status message."""
-        oldest = self.spool.oldest()
-        age = (
-            datetime.now(timezone.utc) - datetime.fromisoformat(oldest.replace("Z", "+00:00"))
-            if oldest
-            else None
+        oldest = next(map(self.spool.get, self.spool.after(0, 1)), None)
+        now = datetime.now(timezone.utc)
+        cut = (
+            datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
         )
         return {
             **self.counts,
             "dropped": self.spool.dropped,
             "spooled": self.spool.count,
             "spooled_bytes": int(self.spool.bytes),
-            "oldest_s": round(max(age.total_seconds(), 0.0)) if age else 0,
+            "oldest_s": max(round((now - cut).total_seconds()), 0),
         }
+
+
+def message_properties(face: SpooledFace, sending: int) -> Properties:
+    """Give the MQTT 5 properties of a face message; the sink copies the number of the sending."""
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ContentType = face.content_type
+    properties.CorrelationData = b"%d" % sending
+    properties.UserProperty = [*face.properties.items(), ("seq", str(face.seq))]
+    return properties

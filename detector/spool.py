@@ -1,28 +1,32 @@
 """Keeps every face on disk until its receipt says that it lies in the bucket. SQLite, one file a camera."""
 
 import json
+import re
 import sqlite3
 import threading
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from service import log
 
+# No row is ever updated, so a picture is written once. The files of version 0.1 have two columns more, unused
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS faces (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- rises for ever: never given twice, not even after a restart
-    id TEXT NOT NULL UNIQUE,
-    content_type TEXT NOT NULL,
-    properties TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    bytes INTEGER NOT NULL,
-    sent_at REAL,  -- monotonic s, of the last PUBACK; NULL: to be sent
-    resent INTEGER NOT NULL DEFAULT 0
+    id TEXT NOT NULL UNIQUE, content_type TEXT NOT NULL, properties TEXT NOT NULL,
+    bytes INTEGER NOT NULL, payload BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS sent ON faces (sent_at, seq);
+CREATE INDEX IF NOT EXISTS size ON faces (bytes);  -- a million faces are counted without reading a picture
+DROP INDEX IF EXISTS sent;  -- of version 0.1
 """
+REMEDIES = {
+    "locked": "another detector uses it: give each its own CAMERA_NAME",
+    "full|No space": "free some space, or lower SPOOL_MAX_BYTES",
+    "malformed|not a database": "move the file away; what is in it can be read with sqlite3",
+    "": "give a directory that can be written, by SPOOL",
+}
 
 
 class SpooledFace(NamedTuple):
@@ -38,9 +42,11 @@ class SpooledFace(NamedTuple):
 class SpoolError(Exception):
     """The disk does not take a face; says what to do."""
 
+    status = 74  # sysexits.h: EX_IOERR
+
 
 class Spool:
-    """The faces without a receipt, oldest first; for several threads.
+    """The faces without a receipt, in the order in which they were cut; for several threads.
 
     All methods raise SpoolError when the disk is full, read-only or broken.
     """
@@ -48,115 +54,84 @@ class Spool:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self.max_bytes = max_bytes
+        # Where the camera can wait: called while the spool is full; true ends the waiting
+        self.wait: Callable[[], bool] | None = None
         self.dropped = 0
         self.lock = threading.RLock()
-        with self:
+        with self.disk():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
             # Exclusive: a second detector on the same spool would send everything twice
-            self.db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=NORMAL")
+            for setting in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "secure_delete=ON"):
+                self.db.execute(f"PRAGMA {setting}")
             self.db.executescript(SCHEMA)
-            # The monotonic clock starts anew with the machine
-            self.db.execute("UPDATE faces SET sent_at=? WHERE sent_at IS NOT NULL", [time.monotonic()])
             self.count, self.bytes = self.db.execute("SELECT count(*), total(bytes) FROM faces").fetchone()
+            last_given = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
+            self.newest: int = self.db.execute(last_given).fetchone()[0]
 
-    def __enter__(self) -> None:
-        self.lock.acquire()
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self.lock.release()
-        if isinstance(error, sqlite3.Error | OSError):
-            raise SpoolError(f"SPOOL={self.path}: {error}; {remedy(str(error))}") from error
+    @contextmanager
+    def disk(self) -> Iterator[None]:
+        """One thread at a time; an error of SQLite or of the file system says what a person can do."""
+        with self.lock:
+            try:
+                yield
+            except (sqlite3.Error, OSError) as error:
+                remedy = next(REMEDIES[words] for words in REMEDIES if re.search(words, str(error)))
+                raise SpoolError(f"SPOOL={self.path}: {error}; {remedy}") from error
 
     def add(self, id_: str, content_type: str, properties: Mapping[str, str], payload: bytes) -> None:
-        """Put a face on disk; where that exceeds `max_bytes`, the oldest go, and each is said."""
-        with self:
-            while self.count and self.bytes + len(payload) > self.max_bytes:
-                self._drop_oldest()
+        """Put a face on disk; beyond `max_bytes` a camera that can waits, else the oldest go, each said."""
+        while self.wait and self.full(len(payload)) and not self.wait():
+            pass
+        with self.disk():
+            while not self.wait and self.full(len(payload)):
+                self.dropped += 1
+                (lost,) = self.db.execute("SELECT id FROM faces ORDER BY seq LIMIT 1").fetchone()
+                self.let_go(lost)
+                log("FACE LOST: the spool is full, raise SPOOL_MAX_BYTES", id=lost, dropped=self.dropped)
             # A power cut takes nothing that was added; to forget a receipt only costs sending twice
             self.db.execute("PRAGMA synchronous=FULL")
-            self.db.execute(
-                "INSERT INTO faces (id, content_type, properties, payload, bytes) VALUES (?, ?, ?, ?, ?)",
-                [id_, content_type, json.dumps(properties), payload, len(payload)],
+            added = self.db.execute(
+                "INSERT INTO faces (id, content_type, properties, bytes, payload) VALUES (?, ?, ?, ?, ?)",
+                [id_, content_type, json.dumps(properties), len(payload), payload],
             )
             self.db.execute("PRAGMA synchronous=NORMAL")
             self.count += 1
             self.bytes += len(payload)
+            self.newest = added.lastrowid or 0
 
-    def nearly_full(self) -> bool:
-        """Tell whether the next few faces might push the oldest out."""
-        return bool(self.bytes > 0.9 * self.max_bytes)
+    def full(self, more: int) -> bool:
+        """Tell whether `more` bytes do not fit; one face always does."""
+        return bool(self.count and self.bytes + more > self.max_bytes)
 
-    def unsent(self, under_way: Collection[int], limit: int) -> list[SpooledFace]:
-        """Give the oldest faces to be sent, but for those whose `seq` is under way already."""
-        marks = ",".join("?" * len(under_way))
-        query = (
-            "SELECT seq, id, content_type, properties, payload FROM faces "  # noqa: S608 question marks only
-            f"WHERE sent_at IS NULL AND seq NOT IN ({marks}) ORDER BY seq LIMIT ?"
-        )
-        with self:
-            rows = self.db.execute(query, [*under_way, limit]).fetchall()
-        return [SpooledFace(seq, id_, kind, json.loads(words), data) for seq, id_, kind, words, data in rows]
+    def after(self, seq: int, limit: int) -> list[int]:
+        """Give the numbers of the oldest faces after `seq`."""
+        query = "SELECT seq FROM faces WHERE seq > ? ORDER BY seq LIMIT ?"
+        with self.disk():
+            return [number for (number,) in self.db.execute(query, [seq, limit])]
 
-    def sent(self, seq: int, now: float) -> None:
-        """Note that the edge's broker has taken a face, at `now` monotonic s."""
-        with self:
-            self.db.execute("UPDATE faces SET sent_at=? WHERE seq=?", [now, seq])
+    def get(self, seq: int) -> SpooledFace | None:
+        """Give a face; None: it is home already."""
+        query = "SELECT id, content_type, properties, payload FROM faces WHERE seq=?"
+        with self.disk():
+            row = self.db.execute(query, [seq]).fetchone()
+        return SpooledFace(seq, row[0], row[1], json.loads(row[2]), row[3]) if row else None
 
-    def send_again(self, sent_before: float, limit: int) -> int:
-        """Let the oldest faces sent before then be sent again, `limit` at most (-1: all); give how many."""
-        with self:
-            return self.db.execute(
-                "UPDATE faces SET sent_at=NULL, resent=resent+1 WHERE seq IN "
-                "(SELECT seq FROM faces WHERE sent_at < ? ORDER BY seq LIMIT ?)",
-                [sent_before, limit],
-            ).rowcount
-
-    def let_go(self, id_: str) -> float | None:
-        """Forget a face that lies in the bucket; an unknown id is none of ours, or came twice.
-
-        Gives when it was sent, if it was sent once only, so that it is known which sending arrived.
-        """
-        with self:
-            row = self.db.execute(
-                "DELETE FROM faces WHERE id=? RETURNING bytes, sent_at, resent", [id_]
-            ).fetchone()
-            if row is None:
-                return None
-            size, sent_at, resent = row
-            self.count -= 1
+    def let_go(self, id_: str) -> int:
+        """Forget a face that lies in the bucket, and give its number; 0: none of ours, or it came twice."""
+        query = "DELETE FROM faces WHERE id=? RETURNING seq, bytes"
+        with self.disk():
+            seq, size = self.db.execute(query, [id_]).fetchone() or (0, 0)
+            self.count -= seq > 0
             self.bytes -= size
-            return None if resent else sent_at
+        return int(seq)
 
-    def oldest(self) -> str | None:
-        """Give the `captured_at` of the oldest face without a receipt."""
-        with self:
-            row = self.db.execute("SELECT properties FROM faces ORDER BY seq LIMIT 1").fetchone()
-        return json.loads(row[0])["captured_at"] if row else None
+    def tidy(self) -> None:
+        """Empty the write-ahead log, where pictures that were let go could be read for days."""
+        with self.disk():
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file, so that another process may open it."""
-        with self:
+        with self.disk():
             self.db.close()
-
-    def _drop_oldest(self) -> None:
-        row = self.db.execute(
-            "DELETE FROM faces WHERE seq=(SELECT min(seq) FROM faces) RETURNING id, bytes"
-        ).fetchone()
-        self.count -= 1
-        self.bytes -= row[1]
-        self.dropped += 1
-        log("FACE LOST: the spool is full, raise SPOOL_MAX_BYTES", id=row[0], dropped=self.dropped)
-
-
-def remedy(error: str) -> str:
-    """Say what a person can do about an error of SQLite or of the file system."""
-    if "locked" in error:
-        return "another detector uses it: give each its own CAMERA_NAME"
-    if "full" in error or "No space" in error:
-        return "free some space, or lower SPOOL_MAX_BYTES"
-    if "malformed" in error or "not a database" in error:
-        return "move the file away; what is in it can be read with sqlite3"
-    return "give a directory that can be written, by SPOOL"
