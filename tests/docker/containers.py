@@ -75,10 +75,13 @@ class Cloud:
             "SINK_IMAGE": "faces-test/s3sink",
         }
 
-    def begin(self, script: str, *arguments: str, **changed: str) -> subprocess.Popen[str]:
-        """Start cloud/up or cloud/down."""
+    def begin(
+        self, script: str, *arguments: str, again: bool = False, **changed: str
+    ) -> subprocess.Popen[str]:
+        """Start cloud/up or cloud/down; `again` leaves the settings alone, which another one may be reading."""
         lines = [f"{name}={value}\n" for name, value in {**self.settings, **changed}.items()]
-        self.env_file.write_text("".join(lines))
+        if not again:
+            self.env_file.write_text("".join(lines))
         env = {**os.environ, "PROJECT": PROJECT, "CERTS": str(self.certs), "ENV_FILE": str(self.env_file)}
         return subprocess.Popen(
             [ROOT / "cloud" / script, *arguments],
