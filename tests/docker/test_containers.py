@@ -15,7 +15,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -187,7 +186,7 @@ def test_up_again_changes_nothing(cloud: Cloud) -> None:
 
 
 def test_of_two_at_once_one_says_so(cloud: Cloud) -> None:
-    both = [cloud.begin("up"), cloud.begin("up", again=True)]
+    both = [cloud.begin("up"), cloud.begin("up")]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1], said
     assert any(text == "cloud/up: another cloud/up or cloud/down is running\n" for text in said)
