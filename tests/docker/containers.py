@@ -77,8 +77,10 @@ class Cloud:
 
     def begin(self, script: str, *arguments: str, **changed: str) -> subprocess.Popen[str]:
         """Start cloud/up or cloud/down."""
-        lines = [f"{name}={value}\n" for name, value in {**self.settings, **changed}.items()]
-        self.env_file.write_text("".join(lines))
+        text = "".join(f"{name}={value}\n" for name, value in {**self.settings, **changed}.items())
+        # only what is new is written: another cloud/up may be reading it
+        if not self.env_file.exists() or self.env_file.read_text() != text:
+            self.env_file.write_text(text)
         env = {**os.environ, "PROJECT": PROJECT, "CERTS": str(self.certs), "ENV_FILE": str(self.env_file)}
         return subprocess.Popen(
             [ROOT / "cloud" / script, *arguments],
