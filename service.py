@@ -230,6 +230,7 @@ class Client(mqtt.Client):
 
     def ended(self, _client: object, _data: object, _flags: object, reason: object, _more: object) -> None:
         """Count the connections that ended at a message that paho cannot take."""
+        self.wrote()  # notes whether it was blocked to the end
         self.poisoned += self.blocked or reason == "Protocol error"
         log("disconnected", broker=self.address, reason=reason)
 
