@@ -54,7 +54,7 @@ def open_camera(
     by_number_only = source.isdecimal() and sys.platform != "linux"
     if source.startswith(URLS) or path.is_char_device() or by_number_only:
         device = source if source.startswith(URLS) or by_number_only else str(path)
-        live = Live(device, log, size, stall, hang, retry)
+        live = Live(device, log, size=size, stall=stall, hang=hang, retry=retry)
         return Camera(live.images(), live=True, close=live.close, report=lambda: live.state)
     if path.is_dir():
         return Camera(open_folder(path, log), live=False)

@@ -91,7 +91,7 @@ def read_image(path: Path) -> MatLike | None:
 
 
 def open_folder(folder: Path, log: Log) -> Iterator[Frame]:
-    """Every image in a folder, in the order of the names, one second apart up to now; others are left alone."""
+    """Every image in a folder by name, one second apart up to now; other files are left alone."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     except OSError as error:

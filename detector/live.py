@@ -56,7 +56,7 @@ def open_url(url: str, stall: float) -> cv2.VideoCapture:
 
 
 def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCapture:
-    """V4L2's reader for that device alone, at the size nearest to `size` in px; MJPG where that gives more."""
+    """V4L2's reader for that device alone, at the size nearest to `size` px; MJPG if that gives more."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(round(stall) or 1))
     if sys.platform != "linux":
         return cv2.VideoCapture(int(device) if device.isdecimal() else device)
@@ -140,7 +140,7 @@ class Live:
     """The newest frame of a live camera, which is opened again whenever it is lost."""
 
     def __init__(
-        self, source: str, log: Log, size: tuple[int, int], stall: float, hang: float, retry: float
+        self, source: str, log: Log, *, size: tuple[int, int], stall: float, hang: float, retry: float
     ) -> None:
         self.source, self.log, self.size = source, log, size
         self.stall, self.hang, self.retry = stall, hang, retry

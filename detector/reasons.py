@@ -19,7 +19,8 @@ SAID = (
     (r"SSL|TLS|tls", "no TLS there: correct the port, or write rtsp:// or http://"),
     (r"Invalid data", "no video there: correct the path in CAMERA"),
 )
-PROBE = "import cv2, sys; cv2.VideoCapture(sys.stdin.read(), cv2.CAP_FFMPEG, [53, 8000])"  # CAP_PROP_OPEN_TIMEOUT_MSEC
+# 53: CAP_PROP_OPEN_TIMEOUT_MSEC
+PROBE = "import cv2, sys; cv2.VideoCapture(sys.stdin.read(), cv2.CAP_FFMPEG, [53, 8000])"
 
 # linux/videodev2.h
 VIDIOC_QUERYCAP, VIDIOC_REQBUFS = 0x80685600, 0xC0145608

@@ -49,7 +49,7 @@ def read_options(settings: Settings) -> Options:
     ):
         settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
     size = settings.text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
-    width, height = (re.findall(r"\d+", size) + ["0", "0"])[:2]
+    width, height = [*re.findall(r"\d+", size), "0", "0"][:2]
     return Options(
         settings.text(
             "CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A camera that speaks RTSP, on loopback: each frame carries the time at which it was made.
 
-The tests import it; the server itself, GStreamer's, is run by the system's Python, for which Debian and Ubuntu
-have the bindings (`tests/system browser` installs them).
+The tests import it; the server itself, GStreamer's, is run by the system's Python, for which Debian and
+Ubuntu have the bindings (`tests/system browser` installs them).
 """
 
 import subprocess
@@ -17,9 +17,10 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 WIDTH, HEIGHT = 656, 360
 BITS, SIDE = 41, 16  # px: a row of squares, black or white, the wall clock in ms
 GI = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+FAST = "tune=zerolatency speed-preset=ultrafast key-int-max="
 ENCODERS = {
-    "h264": "x264enc name=enc tune=zerolatency speed-preset=ultrafast threads=1 key-int-max={gop} ! rtph264pay config-interval=-1 pt=96",
-    "h265": "x265enc name=enc tune=zerolatency speed-preset=ultrafast key-int-max={gop} ! rtph265pay config-interval=-1 pt=96",
+    "h264": "x264enc name=enc {fast} threads=1 ! rtph264pay config-interval=-1 pt=96",
+    "h265": "x265enc name=enc {fast} ! rtph265pay config-interval=-1 pt=96",
     "mjpeg": "jpegenc name=enc ! rtpjpegpay pt=26",
 }
 
@@ -77,7 +78,7 @@ def rtsp_server(
             process.kill()
 
 
-# ---- what follows runs in the system's Python ----------------------------------------------------------------
+# ---- what follows runs in the system's Python ------------------------------------------------------------
 
 
 def stamped(milliseconds: int) -> bytes:
@@ -113,7 +114,7 @@ def serve(port: str, fps: str, gop: str, codec: str, login: str) -> None:
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
         f"( appsrc name=src is-live=true format=time do-timestamp=true block=true caps={caps} "
-        f"! {ENCODERS[codec].format(gop=gop)} name=pay0 )"
+        f"! {ENCODERS[codec].format(fast=FAST + gop)} name=pay0 )"
     )
     factory.set_shared(True)
 

@@ -1,5 +1,6 @@
 """Does the detector read what it is pointed at, and get over a camera that stalls, dies and returns?"""
 
+import re
 import threading
 import time
 import zlib
@@ -33,8 +34,9 @@ def log() -> Log:
 
 
 @pytest.fixture
-def open_url(log: Log) -> Iterator[Callable[..., Camera]]:
+def open_url(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Camera]]:
     """Opens the camera at a port, with short time-outs; closed after the test."""
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)  # of another test
     cameras = []
 
     def open_port(port: int, path: str = "") -> Camera:
@@ -195,11 +197,11 @@ def test_a_lost_camera_is_tried_at_growing_intervals(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(live, "open_url", no_camera)
     monkeypatch.setattr(live, "why_url", lambda _url: "no answer")
-    camera = open_camera("rtsp://nowhere/", log, retry=0.05)
+    camera = open_camera("rtsp://nowhere/", log, retry=0.3)
     wait_for(camera, lambda: len(tries) >= 5)
     camera.close()
     pauses = np.diff(tries)
-    assert all(pauses[1:] > 1.5 * pauses[:-1])
+    assert all(pauses[1:] > 1.2 * pauses[:-1])
 
 
 class Stuck:
@@ -250,16 +252,17 @@ def test_no_password_is_shown(source: str, shown: str) -> None:
 def test_what_cannot_be_read_is_skipped_and_counted(tmp_path: Path, log: Log) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, 30)
-    data = bytearray(path.read_bytes())
-    middle = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) // 2
-    data[middle : middle + 3000] = bytes(3000)
+    data = path.read_bytes()
+    begins = [at.start() for at in re.finditer(b"\x00\x00\x01\xb6", data)]  # MPEG-4's start of a picture
+    assert len(begins) == 30
+    for begin, end in ((begins[0], begins[1]), (begins[14], begins[15]), (begins[15], begins[16])):
+        data = data[:begin] + bytes(end - begin) + data[end:]
     path.write_bytes(data)
-    frames = list(open_camera(str(path), log))
+    frames = [frame for frame in open_camera(str(path), log) if frame]
     skipped = [fields["frames"] for event, fields in log if event == "frames skipped"]
-    assert frames[-1] is not None
     assert number_of(frames[-1].image) == 29
+    assert skipped == [30 - len(frames)]
     assert "video ended early" not in log.events()
-    assert skipped == ([30 - len(frames)] if len(frames) < 30 else [])
 
 
 def test_a_file_that_says_when_it_was_made_starts_then(tmp_path: Path, log: Log) -> None:
@@ -301,9 +304,11 @@ def test_a_url_of_one_picture_is_polled_quietly(open_url: Callable[..., Camera],
         def do_GET(self) -> None:
             asked.append(time.monotonic())
             self.send_response(200)
+            jpeg = cv2.imencode(".jpg", numbered(len(asked)))[1].tobytes()
             self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(jpeg)))
             self.end_headers()
-            self.wfile.write(cv2.imencode(".jpg", numbered(len(asked)))[1].tobytes())
+            self.wfile.write(jpeg)
 
         def log_message(self, *_: object) -> None:
             pass
