@@ -26,8 +26,9 @@ CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 POINT = r"(?:0?\.\d+|[01](?:\.0*)?),(?:0?\.\d+|[01](?:\.0*)?)"  # x,y in parts of the frame
 POLYGON = rf"{POINT}(?: {POINT}){{2,}}"
 MODEL = "face.onnx"  # where `make model` puts it
-SWEEP = 0.5  # s between two looks at the whole frame; in between, only where faces are
-CUT = 0.1  # of the picture changed at once: another scene, which is looked at as a whole
+# s between two looks at the whole frame where no face is, and where some are, which alone are looked at meanwhile
+SWEEP = 0.25, 1.0
+CUT = 0.5  # of the picture changed at once: another scene, which is looked at as a whole
 
 
 class Options(NamedTuple):
@@ -120,7 +121,7 @@ class Watch:
     def find(self, image: MatLike, at: float) -> list[Face]:
         """Find the faces of a frame: all, or between sweeps those that were there at the last look."""
         boxes = [face.box for face in self.faces]
-        if self.options.interval and 0 <= at - self.swept < SWEEP and self.motion.share < CUT:
+        if self.options.interval and 0 <= at - self.swept < SWEEP[bool(boxes)] and self.motion.share < CUT:
             faces = find_near(self.detect_near, image, boxes)
             if len(faces) == len(boxes):
                 return faces

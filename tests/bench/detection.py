@@ -20,7 +20,7 @@ import numpy as np
 from cv2.typing import MatLike
 
 from detector.camera import open_camera
-from detector.faces import Box, Detect, Face, crop, encode, open_detector, sharpness
+from detector.faces import Box, Detect, Face, crop, encode, look, open_detector, sharpness
 from detector.motion import Motion
 from detector.tracks import Tracker, affinity
 from tests.clip import make_clip
@@ -116,15 +116,16 @@ def our_loop(detect: Detect, frames: Sequence[MatLike], fps: float = 25) -> tupl
     motion, tracker = Motion(), Tracker()
     sizes: list[int] = []
 
-    def look(frame: MatLike, at: float) -> None:
+    def watch(frame: MatLike, at: float) -> None:
         if motion.moved(frame, at):
             boxes = [face.box for face in detect(frame)]
-            for track, box in zip(tracker.follow(boxes, at), boxes, strict=True):
+            looks = [look(frame, box) for box in boxes]
+            for track, box in zip(tracker.follow(boxes, looks, at), boxes, strict=True):
                 picture = crop(frame, box)
                 if tracker.worth(track, sharpness(picture) * min(box[2:]), at):
                     sizes.append(len(encode(picture)))
 
-    spent = sum(cpu(partial(look, frame, n / fps)) for n, frame in enumerate(frames))
+    spent = sum(cpu(partial(watch, frame, n / fps)) for n, frame in enumerate(frames))
     return len(sizes), sum(sizes), spent / len(frames)
 
 
