@@ -26,7 +26,7 @@ CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 POINT = r"(?:0?\.\d+|[01](?:\.0*)?),(?:0?\.\d+|[01](?:\.0*)?)"  # x,y in parts of the frame
 POLYGON = rf"{POINT}(?: {POINT}){{2,}}"
 MODEL = "face.onnx"  # where `make model` puts it
-# s between two looks at the whole frame: without a face in sight, and with some, which are looked at meanwhile
+# s between two looks at the whole frame: with no face in sight, and with some, which are looked at meanwhile
 SWEEP = 0.25, 1.0
 CUT = 0.5  # of the picture changed at once: another scene, which is looked at as a whole
 

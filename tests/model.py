@@ -15,7 +15,7 @@ def fetch(url: str, sha256: str, path: Path) -> bool:
         return True
     print(f"fetching the face detection model into {path}: {url}", flush=True)
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 the address is the Dockerfile's
+        with urllib.request.urlopen(url, timeout=10) as answer:
             data = answer.read()
     except OSError as error:
         print(f"the model cannot be had, the Haar cascade finds fewer faces: {error}", flush=True)
