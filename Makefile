@@ -15,6 +15,9 @@ help: ## what can be made
 demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
 	@python -m tests.demo
 
+model: .venv/demo ## fetch the YuNet face detection model, by its checksum, into face.onnx
+	@python -m tests.model
+
 test: .venv/ready ## all tests that need no container engine
 	@tests/system browser
 	pytest
@@ -78,4 +81,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo test lint bench chaos status test-docker images lock k3s-images clean system
+.PHONY: help demo model test lint bench chaos status test-docker images lock k3s-images clean system

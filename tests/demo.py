@@ -19,6 +19,7 @@ from dotenv import load_dotenv
 from s3sink.bucket import gallery_url
 from s3sink.store import s3_client
 from tests.clip import make_clip
+from tests.model import fetch_model
 from tests.pipeline import eventually, free_port, listening
 
 VAR = Path("var/demo")
@@ -127,6 +128,8 @@ def main() -> int:
     except BlockingIOError:
         print("another demo runs here: end it with Ctrl-C", file=sys.stderr)
         return 2
+    if not env.get("FACE_MODEL"):
+        fetch_model()
     if not env.get("CAMERA"):
         os.environ["CAMERA"] = str(make_clip_once(VAR / "clip.mp4"))
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", *processes(env)]
