@@ -1,12 +1,11 @@
 """What do a million faces without a receipt cost? `python -m tests.bench.spool`, or `make bench`.
 
-The real spool and delivery, woken 25 times a second as by a camera that sees nobody, the bridge up and silent.
+The real spool and delivery, woken as by 40 s of a camera at 25 frames/s that sees nobody, no receipts.
 FACES= (1000000) says how many there are; each picture is 1 kB.
 """
 
 import os
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -67,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
