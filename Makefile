@@ -33,6 +33,7 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
 	python -m tests.bench.detection
 	python -m tests.bench.sink
+	python -m tests.bench.spool
 
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
 	python -m tests.chaos
