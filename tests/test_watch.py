@@ -86,6 +86,7 @@ def test_the_ids_of_one_visit_begin_alike(tmp_path: Path, photo: np.ndarray) -> 
     seen = watch(tmp_path, FACE_INTERVAL="0")
     for number in range(3):
         seen.look(Frame(photo, START + number))
-    ids = [face.properties["id"] for face in seen.spool.unsent([], 10)]
+    faces = [seen.spool.get(seq) for seq in seen.spool.after(0, 10)]
+    ids = [face.properties["id"] for face in faces if face]
     assert len(set(ids)) == 3
     assert len({id_[:8] for id_ in ids}) == 1
