@@ -31,13 +31,7 @@ class Camera:
 
 
 def open_camera(
-    source: str,
-    log: Log,
-    *,
-    size: tuple[int, int] = (1280, 720),
-    stall: float = 4,
-    hang: float = 90,
-    retry: float = 1,
+    source: str, log: Log, *, size: tuple[int, int] = (1280, 720), stall: float = 4, hang: float = 90, retry: float = 1
 ) -> Camera:
     """Open what `source` names: a number, a device, a URL, a video file or a folder of images.
 

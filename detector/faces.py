@@ -47,9 +47,7 @@ def shrink(image: MatLike, width: int) -> MatLike:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def scaled(
-    boxes: Iterable[Iterable[float]], scores: Iterable[float], small: MatLike, frame: MatLike
-) -> list[Face]:
+def scaled(boxes: Iterable[Iterable[float]], scores: Iterable[float], small: MatLike, frame: MatLike) -> list[Face]:
     """Faces in `frame` for boxes (N, 4) that were found in `small`, a reduced copy of it."""
     height, width = frame.shape[:2]
     back = width / small.shape[1], height / small.shape[0]
@@ -62,9 +60,7 @@ def scaled(
 def haar(width: int, min_score: float) -> Detect:
     """A detector by OpenCV's own cascade for frontal faces, on gray at most `width` px wide."""
     if not hasattr(cv2, "CascadeClassifier"):
-        raise ValueError(
-            f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x"
-        )
+        raise ValueError(f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x")
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
 
     def detect(frame: MatLike) -> list[Face]:
@@ -90,9 +86,7 @@ def yunet(model: str, width: int, min_score: float) -> Detect:
         raise ValueError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
     data = path.read_bytes()
     if data.startswith(b"version https://git-lfs"):
-        raise ValueError(
-            f"FACE_MODEL={model}: a Git LFS pointer of {len(data)} bytes; `git lfs pull` the model"
-        )
+        raise ValueError(f"FACE_MODEL={model}: a Git LFS pointer of {len(data)} bytes; `git lfs pull` the model")
     try:
         raw = np.frombuffer(data, np.uint8)
         score = min_score or own_score(data)
@@ -177,10 +171,7 @@ def encode(
         raise ValueError(f"{format}: no image format of ours; jpg or png")
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
     try:
-        while (
-            len(data := cv2.imencode(f".{format}", image, options)[1].tobytes()) > max_bytes
-            and len(image) > 1
-        ):
+        while len(data := cv2.imencode(f".{format}", image, options)[1].tobytes()) > max_bytes and len(image) > 1:
             image = shrink(image, round(image.shape[1] * 0.7))
     except cv2.error as error:
         raise ValueError(f"an image of shape {image.shape} and type {image.dtype} is no {format}") from error

@@ -42,12 +42,7 @@ def video_frames(path: Path, capture: cv2.VideoCapture, log: Log) -> Iterator[Fr
     length = max(count / fps, 0)
     made = created(path)
     start = made or path.stat().st_mtime - length
-    log(
-        "video",
-        file=path,
-        start=f"{start:.0f}",
-        by="creation time" if made else "file's time less its length",
-    )
+    log("video", file=path, start=f"{start:.0f}", by="creation time" if made else "file's time less its length")
     at, end, skipped, failed, some = 0.0, 0.0, 0, 0, False
     while failed < UNREADABLE:
         ok, image = capture.read()

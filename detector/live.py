@@ -95,9 +95,7 @@ class Connection(threading.Thread):
     def run(self) -> None:
         """Open, read, and find out why there was nothing to read."""
         url = self.source.startswith(URLS)
-        capture = (
-            open_url(self.source, self.stall) if url else open_device(self.source, self.size, self.stall)
-        )
+        capture = open_url(self.source, self.stall) if url else open_device(self.source, self.size, self.stall)
         self.read(capture)
         capture.release()
         if self.frames:
@@ -108,9 +106,7 @@ class Connection(threading.Thread):
     def read(self, capture: cv2.VideoCapture) -> None:
         """Hand over frames as they come, each with the time at which it was captured."""
         fps = capture.get(cv2.CAP_PROP_FPS)
-        fourcc = (
-            round(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little")[:4].decode("latin-1").strip("\0 ")
-        )
+        fourcc = round(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little")[:4].decode("latin-1").strip("\0 ")
         # FFmpeg lets go of such a frame when the next one begins: it was there when the last one came out
         held = self.source.startswith("rtsp") and fourcc in ("h264", "hevc")
         moment = min(max(0.25 / fps if fps > 0 else 0, 0.01), 0.25)  # s, less than a frame
@@ -210,14 +206,9 @@ class Live:
                 self.wait = min(self.wait * 2, LONGEST_WAIT)
         elif now - here.fresh > (self.stall if here.frames else PATIENCE) and self.source.startswith(URLS):
             self.miss("no picture comes any more", now)
-            here.leave, self.connection = (
-                True,
-                None,
-            )  # its read may last
+            here.leave, self.connection = (True, None)  # its read may last
         elif now - here.heard > self.hang:
-            raise CameraError(
-                f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera"
-            )
+            raise CameraError(f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera")
 
     def close(self) -> None:
         """Let go of the camera, if it lets go of us."""

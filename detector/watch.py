@@ -57,27 +57,18 @@ def read_options(settings: Settings) -> Options:
     remedy = "give polygons as x,y x,y x,y; each in parts of the frame, from 0 to 1"
     zone = settings.text("FACE_ZONE", "", rf"(?:{POLYGON}(?:; ?{POLYGON})*)?", remedy)
     show = settings.text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
-    if (
-        show
-        and sys.platform == "linux"
-        and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    ):
+    if show and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
     size = settings.text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
     width, height = [*re.findall(r"\d+", size), "0", "0"][:2]
     return Options(
-        settings.text(
-            "CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"
-        ),
+        settings.text("CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"),
         settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes"),
         settings.text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar"),
         int(settings.number("FACE_WIDTH", 640, 32, 4096)),
         settings.number("FACE_MIN_SIZE", 0, 0, 4096),
         settings.number("FACE_MIN_SCORE", 0, 0, 1000),
-        [
-            np.array(re.findall(r"[\d.]+", each), np.float32).reshape(-1, 2)
-            for each in re.findall(POLYGON, zone)
-        ],
+        [np.array(re.findall(r"[\d.]+", each), np.float32).reshape(-1, 2) for each in re.findall(POLYGON, zone)],
         settings.number("MAX_FPS", 10, 0.1, 1000),
         settings.number("FACE_INTERVAL", 1, 0, 86400),
         settings.number("FACE_INTERVAL_MAX", 60, 0, 86400),
@@ -169,8 +160,6 @@ def show(options: Options, image: MatLike, faces: list[Face]) -> None:
     for face in faces:
         cv2.rectangle(image, face.box, (0, 255, 0), 2)
     size = image.shape[1::-1]
-    cv2.polylines(
-        image, [(polygon * size).astype(np.int32) for polygon in options.zone], True, (255, 255, 0), 2
-    )
+    cv2.polylines(image, [(polygon * size).astype(np.int32) for polygon in options.zone], True, (255, 255, 0), 2)
     cv2.imshow(options.name, image)
     cv2.waitKey(1)
