@@ -120,11 +120,11 @@ def run(
         delivery.spool.wait = patience(delivery.spool, pulse, stop)
     try:
         watch_camera(camera, watch, delivery, pulse, stop)
-        # A file is done when all is home, a live camera never
+        # A file that was read to its end is done when all is home, a live camera never
         wait = patience(delivery.spool, pulse, stop)
         while delivery.spool.count and not wait():
             pass
-        done = not camera.live and not delivery.spool.count
+        done = not (camera.live or delivery.spool.count or stop.is_set())
     finally:
         camera.close()
         stop.set()
