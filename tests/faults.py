@@ -4,6 +4,7 @@ import http.client
 import select
 import socket
 import threading
+import time
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,13 +17,16 @@ class Wan:
     """A TCP relay in the place of the network between the edge and the cloud.
 
     `state` is "up", "cut" (connections are closed, and new ones too) or "hole" (half-open: what is sent
-    vanishes, and nobody is told).
+    vanishes, and nobody is told). `rate` is bytes a second each way, 0 for no limit.
     """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.state = "up"
+        self.rate = 0.0
         self.listener = socket.create_server(("127.0.0.1", 0))
+        # small, so that a slow link is felt by who sends
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         self.port = int(self.listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,6 +56,7 @@ class Wan:
                         swallowed |= self.state == "hole"
                         if not swallowed:
                             (far if source is near else near).sendall(data)
+                            time.sleep(len(data) / self.rate if self.rate else 0)
 
 
 class FaultyS3:

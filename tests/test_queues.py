@@ -1,0 +1,70 @@
+"""Does everything come home by itself when it is ten times what the edge's queue holds?"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import Wan
+from tests.pipeline import ROOT, Pipeline, eventually
+
+FACES = 60
+
+
+@pytest.fixture
+def small(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
+    """The shipped brokers, but for an edge's queue and a window of a few faces."""
+    pipeline.mosquitto = tmp_path / "mosquitto"
+    shutil.copytree(ROOT / "mosquitto", pipeline.mosquitto)
+    for name, limit in (("max_queued_bytes", 400_000), ("max_inflight_messages", 5)):
+        for side in ("edge", "cloud") if name == "max_inflight_messages" else ("edge",):
+            conf = pipeline.mosquitto / side / "mosquitto.conf"
+            text, changed = re.subn(rf"^{name} .*", f"{name} {limit}", conf.read_text(), flags=re.MULTILINE)
+            assert changed == 1
+            conf.write_text(text)
+    return pipeline
+
+
+@pytest.fixture
+def wan(small: Pipeline) -> Iterator[Wan]:
+    """The network between the edge and the cloud."""
+    between = Wan(small.cloud_port)
+    small.s3_server()
+    small.cloud()
+    small.sink()
+    small.edge(CLOUD_ADDRESS=f"localhost:{between.port}")
+    small.await_bridge()
+    yield between
+    between.close()
+
+
+def all_home(pipeline: Pipeline) -> None:
+    """Each face that was cut is one object, and the detector has let go of all; some were dropped."""
+    assert pipeline.running["detector"].wait(120) == 0
+    cut = set(re.findall(r"^face: id=(\w+)", pipeline.log("detector"), re.MULTILINE))
+    stored = [re.sub(r".*-(\w{16})\.\w+$", r"\1", key) for key in pipeline.bucket_keys()]
+    assert sorted(stored) == sorted(cut)
+    assert len(cut) >= FACES
+    assert "sending again" in pipeline.log("detector"), "nothing was dropped"
+
+
+def test_an_outage_of_ten_times_the_queue(
+    small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]
+) -> None:
+    wan.state = "cut"
+    heard = small.listen("faces/cam0", small.edge_port)
+    small.detector(folder_of(FACES), FACE_FORMAT="png", FACE_INTERVAL="0")
+    eventually(lambda: len(heard) >= FACES)
+    assert sum(len(message.payload) for message in heard) > 10 * 400_000
+    wan.state = "up"
+    all_home(small)
+
+
+def test_a_wan_that_is_never_cut_and_slower_than_the_camera(
+    small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]
+) -> None:
+    wan.rate = 500_000
+    small.detector(folder_of(FACES), FACE_FORMAT="png", FACE_INTERVAL="0")
+    all_home(small)
