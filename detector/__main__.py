@@ -20,9 +20,7 @@ from .spool import Spool, SpoolError
 from .watch import Watch, read_options
 
 
-def watch_camera(
-    camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event
-) -> None:
+def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event) -> None:
     """Look at every frame until the camera ends, or `stop`; raises CameraError and SpoolError."""
     for frame in camera:
         pulse.beat("camera")
@@ -110,10 +108,7 @@ def run(
             log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
             say_status(client, status, "stuck" if pulse.stuck() else "up", now)
 
-    threads = [
-        threading.Thread(target=report),
-        threading.Thread(target=delivery.run, args=[client, stop, pulse.beat]),
-    ]
+    threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop, pulse.beat])]
     for thread in threads:
         thread.start()
     if not camera.live:
