@@ -107,26 +107,6 @@ def test_a_broker_restart_during_a_store_failure_takes_no_more_than_the_window(
     eventually(lambda: len(pipeline.bucket_keys()) == 30)
 
 
-def test_when_everything_looks_bad_rejecting_slows_down_until_one_image_comes(
-    pipeline: Pipeline,
-) -> None:
-    pipeline.s3_server()
-    pipeline.cloud()
-    pipeline.sink()
-    eventually(lambda: "connected:" in pipeline.log("s3sink"))
-    device = pipeline.client(pipeline.cloud_port, "jetson-01")
-    for number in range(70):
-        pipeline.publish(device, "faces/jetson-01/junk", b"junk %d" % number, **WORDS)
-    eventually(lambda: "rejecting slowly" in pipeline.log("s3sink"))
-    assert len(pipeline.bucket_keys("rejected/")) < 60
-    # one good image closes the breaker
-    pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 70, 90)
-    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"))
-    pipeline.publish(device, "faces/jetson-01/junk", b"junk again", **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 71, 5)
-
-
 def test_back_off_grows_with_jitter_and_is_bounded() -> None:
     delays = back_off()
     rows = [[next(generator) for _ in range(20)] for generator in (delays, back_off(), back_off())]
