@@ -8,8 +8,10 @@ from pathlib import Path
 
 import cv2
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
@@ -20,10 +22,12 @@ from .watch import Watch, read_options
 EXIT_STATUS: dict[type[Exception], int] = {CameraError: 66, SpoolError: 74, ValueError: 2}
 
 
-def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, stop: threading.Event) -> None:
+def watch_camera(
+    camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event
+) -> None:
     """Look at every frame until the camera ends, or `stop`; raises CameraError and SpoolError."""
     for frame in camera:
-        beat()
+        pulse.beat("camera")
         if stop.is_set():
             return
         if frame is not None:
@@ -31,15 +35,15 @@ def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, stop: threadi
             delivery.wake.set()
         # A file can wait for the network, and a live camera cannot
         while not camera.live and watch.spool.nearly_full() and not stop.wait(0.1):
-            beat()
+            pulse.beat("camera")
 
 
-def await_receipts(spool: Spool, stop: threading.Event) -> bool:
+def await_receipts(spool: Spool, pulse: Pulse, stop: threading.Event) -> bool:
     """Wait until every face is home, saying how many are not at growing intervals; tells whether all are."""
     pause = 5.0
     say_at = time.monotonic() + pause
     while spool.count and not stop.wait(0.05):
-        beat()
+        pulse.beat("camera")
         if time.monotonic() > say_at:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
             pause *= 2
@@ -67,8 +71,11 @@ def main() -> None:
         spool = Spool(spool_path, spool_bytes)
         watch = Watch(options, spool)
         delivery = Delivery(spool, options.name, receipts, resend_after)
-        client = connect(broker, f"status/detector/{options.name}", delivery.connected)
-        run(camera, watch, delivery, client, status_every=status_every, stop=stop)
+        pulse = Pulse("network", "camera")
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = DAY
+        client = connect(broker, f"status/detector/{options.name}", delivery.connected, session, pulse)
+        run(camera, watch, delivery, client, pulse, status_every=status_every, stop=stop)
     except (CameraError, SpoolError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)))
@@ -79,6 +86,7 @@ def run(
     watch: Watch,
     delivery: Delivery,
     client: mqtt.Client,
+    pulse: Pulse,
     *,
     status_every: float,
     stop: threading.Event,
@@ -96,14 +104,14 @@ def run(
         while not stop.wait(status_every):
             now = counts()
             log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
-            say_status(client, status, "up", now)
+            say_status(client, status, "stuck" if pulse.stuck() else "up", now)
 
     threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop])]
     for thread in threads:
         thread.start()
     try:
-        watch_camera(camera, watch, delivery, stop)
-        delivered = await_receipts(delivery.spool, stop)
+        watch_camera(camera, watch, delivery, pulse, stop)
+        delivered = await_receipts(delivery.spool, pulse, stop)
     finally:
         camera.close()
         stop.set()

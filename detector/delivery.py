@@ -51,7 +51,7 @@ class Delivery:
         self.quiet_since = time.monotonic()
         self.overtaken = 0.0  # monotonic s; what was sent before, and is not home, was overtaken
 
-    def connected(self, client: mqtt.Client) -> None:
+    def connected(self, client: mqtt.Client, _connack: Properties) -> None:
         """Subscribe to the receipts of this camera, and no other's; send what waits."""
         receipts = (f"receipts/{self.camera}", SubscribeOptions(qos=1))
         client.subscribe([receipts, (BRIDGE, SubscribeOptions(qos=0))])

@@ -5,14 +5,13 @@ import threading
 import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .bucket import bucket_name
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
@@ -22,15 +21,6 @@ MAX_TOPIC = 65535  # bytes, MQTT 5, 1.5.4
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
 DRAIN = 12.0  # s for uploads and receipts to end at SIGTERM; platforms kill after 30, some after 20
-
-
-class Pulse:  # until service.py has it
-    def __init__(self, *_parts: str) -> None: ...
-    def beat(self, _part: str) -> None:
-        beat()
-
-    def stuck(self) -> str:
-        return ""
 
 
 class Taken:
@@ -133,7 +123,7 @@ class Sink:
                 pass
             taken.ended.set()
 
-    def acknowledge(self, client: mqtt.Client, pulse: Any) -> None:
+    def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
         """Acknowledge in the order received (MQTT 5, 4.6), each once the broker has its receipt."""
         while taken := self.taken.get():
             # Over a new connection the same number is another message
@@ -175,9 +165,10 @@ def main() -> None:
     sink = Sink(store, topic)
     status = f"status/s3sink/{broker.client_id}"
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
-    window = min(4 * uploads, MAX_WINDOW)
-    client = connect(broker, status, sink.connected, ReceiveMaximum=window)
-    client.max_inflight_messages_set(window)  # of receipts: one for each message
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = DAY
+    session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
+    client = connect(broker, status, sink.connected, session, pulse)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
@@ -191,9 +182,9 @@ def main() -> None:
         if time.monotonic() >= said + status_every:
             said = time.monotonic()
             state = "holding" if store.reason else "stuck" if pulse.stuck() else "up"
-            say_status(client, status, state, store.report())
+            say_status(client, status, state, {**store.report(), "reason": store.reason})
 
-    client.on_message = None
+    client.on_message = None  # what still comes stays with the broker
     sink.let_go()
     sink.taken.put(None)
     acknowledger.join(DRAIN)

@@ -65,7 +65,7 @@ class Wan:
 
 
 class FaultyS3:
-    """An S3 API over HTTP before the real one; `fault` is an S3 error code, "hang", or empty.
+    """An S3 API over HTTP before the real one; `fault` is an S3 error code or "hang".
 
     `refuses` gives such a code to each PUT whose path holds a word, `delay` is s before each answer, and `rate`
     bytes/s for all bodies together.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import ROOT, Pipeline, eventually, free_port
+from tests.pipeline import ROOT, Pipeline, eventually, free_port, make_certs
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -48,10 +48,57 @@ def test_bad_settings_are_all_named_at_once_before_anything_connects(service: st
         2,
         "MQTT_PORT=http: give a number from 1 to 65535",
         "MQTT_HOST=a b: give a host name or an address",
-        f"MQTT_CERTS={tmp_path}: no readable ca.crt there; mosquitto/certs makes it",
+        f"MQTT_CERTS={tmp_path}: [Errno 2] No such file or directory: '{tmp_path}/ca.crt'; mosquitto/certs",
         "STATUS_INTERVAL=-1: give a number from 0.1 to 3600",
     )
-    assert len(ended.stderr.splitlines()) == 6
+    assert len(ended.stderr.splitlines()) == 4
+
+
+@pytest.mark.parametrize("service", ["detector", "logger", "s3sink"])
+@pytest.mark.parametrize("host", ["user:secret@host", "a..b", "h:1883", "mqtt://h", "b" * 64, "x/secret@y"])
+def test_a_host_that_is_none_is_refused_and_no_password_printed(service: str, host: str) -> None:
+    ended = run(service, MQTT_HOST=host)
+    assert_said(ended, 2, "give a host name or an address")
+    assert "secret" not in ended.stdout + ended.stderr
+
+
+def test_the_keys_of_another_and_what_is_no_key_are_one_line(tmp_path: Path) -> None:
+    make_certs(tmp_path, "sink", "operator")
+    certs = tmp_path / "s3sink"
+    (certs / "tls.key").write_bytes((tmp_path / "operator/tls.key").read_bytes())
+    assert_said(run("s3sink", MQTT_CERTS=str(certs)), 2, f"MQTT_CERTS={certs}: [X509: KEY_VALUES_MISMATCH]")
+    for name in ("tls.key", "tls.crt", "ca.crt"):
+        (certs / name).write_text("no PEM")
+        ended = run("logger", MQTT_CERTS=str(certs), STATUS_INTERVAL="x")
+        assert_said(ended, 2, f"MQTT_CERTS={certs}: [", "STATUS_INTERVAL=x")
+        assert len(ended.stderr.splitlines()) == 2
+
+
+def test_an_env_file_that_is_no_text_is_one_line_and_a_parent_s_is_not_taken(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "logger"]
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / ".env").write_text("MQTT_PORT=http\n", encoding=encoding)
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert_said(ended, 2, ".env: ", "save it as UTF-8")
+        assert len(ended.stderr.splitlines()) == 1
+    (tmp_path / ".env").write_text("MQTT_PORT=http\n")
+    for folder, said in ((tmp_path, "MQTT_PORT=http"), (below, "STATUS_INTERVAL=x")):
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env={**env, "STATUS_INTERVAL": "x"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert_said(ended, 2, said)
+    assert "MQTT_PORT" not in ended.stderr
 
 
 def test_bad_settings_of_the_detector() -> None:
