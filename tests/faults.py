@@ -67,7 +67,7 @@ class Wan:
 class FaultyS3:
     """An S3 API over HTTP before the real one; `fault` is an S3 error code or "hang".
 
-    `refuses` gives such a code to each PUT whose path holds a word, `delay` is s before each answer, and `rate`
+    `refuses` gives such a code to each PUT whose path holds a word, `delay` is s before each answer, `rate`
     bytes/s for all bodies together.
     """
 
