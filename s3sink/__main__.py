@@ -20,7 +20,7 @@ from .store import Gone, Refused, Store
 MAX_TOPIC = 65535  # bytes, MQTT 5, 1.5.4
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
-DRAIN = 12.0  # s for uploads and receipts to end at SIGTERM; platforms kill after 30, some after 20
+DRAIN = 9.0  # s for uploads and receipts to end at SIGTERM; leaving takes up to 10 more
 
 
 class Taken:
