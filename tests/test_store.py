@@ -109,24 +109,70 @@ def test_a_broker_restart_during_a_store_failure_takes_no_more_than_the_window(
     eventually(lambda: len(pipeline.bucket_keys()) == 30)
 
 
-def test_when_everything_looks_bad_rejecting_slows_down_until_one_image_comes(
-    pipeline: Pipeline,
+@pytest.mark.parametrize(
+    "code", ["AccessDenied", "NoSuchKey", "InvalidArgument", "EntityTooLarge", "RequestHeaderSectionTooLarge"]
+)
+def test_a_windowful_that_the_store_refuses_goes_to_rejected_and_holds_nobody(
+    pipeline: Pipeline, faulty: FaultyS3, code: str
 ) -> None:
-    pipeline.s3_server()
-    pipeline.cloud()
-    pipeline.sink()
-    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    faulty.refuses = {"/faces/faces/jetson-01/odd": code}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
-    for number in range(70):
-        pipeline.publish(device, "faces/jetson-01/junk", b"junk %d" % number, **WORDS)
-    eventually(lambda: "rejecting slowly" in pipeline.log("s3sink"))
-    assert len(pipeline.bucket_keys("rejected/")) < 60
-    # one good image closes the breaker
+    for number in range(40):
+        pipeline.publish(device, f"faces/jetson-01/odd{number}", picture(), **WORDS)
     pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 70, 90)
-    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"))
-    pipeline.publish(device, "faces/jetson-01/junk", b"junk again", **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 71, 5)
+    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"), 60)
+    eventually(lambda: len(receipts) == 41)
+    (_, body, metadata), *others = pipeline.objects("rejected/")
+    assert len(others) == 39
+    assert body == picture()
+    assert metadata["reason"] == f"{code}: injected"
+
+
+def test_what_is_refused_under_rejected_too_is_let_go_without_a_receipt(
+    pipeline: Pipeline, faulty: FaultyS3
+) -> None:
+    faulty.refuses = {"/odd": "EntityTooLarge"}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/odd", picture(), **WORDS)
+    eventually(lambda: "REFUSED by the bucket" in pipeline.log("s3sink"))
+    pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
+    assert [message.topic for message in eventually(lambda: receipts)] == ["receipts/jetson-01/good"]
+    eventually(lambda: '"refused": 1, "taken": 0' in status(pipeline))
+
+
+def status(pipeline: Pipeline) -> str:
+    """Give what the sink said last."""
+    heard = pipeline.listen("status/s3sink/#", pipeline.sink_port, "operator")
+    return str(eventually(lambda: heard)[-1].payload.decode())
+
+
+def test_a_slow_put_holds_back_nobodys_receipt(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.refuses = {"/slow/": "hang"}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for name in ("slow", *(f"cam{number}" for number in range(20))):
+        pipeline.publish(device, f"faces/jetson-01/{name}", picture(), **WORDS)
+    eventually(lambda: len(receipts) == 20, 8)
+    faulty.refuses = {}
+    faulty.heal()
+
+
+def test_a_put_of_eleven_seconds_ends(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.delay = 11
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: "stored: key=" in pipeline.log("s3sink"), 60)
+
+
+def test_sigterm_ends_in_time_and_cleanly_though_s3_hangs(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.fault = "hang"
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: faulty.refused)
+    assert pipeline.stop("s3sink") == 0
+    assert '"stored": 0' in status(pipeline)  # its own last word, not the last will
 
 
 def test_back_off_grows_with_jitter_and_is_bounded() -> None:
