@@ -96,6 +96,8 @@ class Pipeline:
             "S3_BUCKET": "faces",
             "CAMERA_NAME": "cam0",
             "SPOOL": str(directory / "spool"),
+            # a picture a second, so that a short folder gives many
+            "FACE_INTERVAL_MAX": "1",
             "RESEND_AFTER": "2",
             "STATUS_INTERVAL": "0.5",
         }
