@@ -39,11 +39,7 @@ def environment() -> dict[str, str]:
     env |= {"VAR": str(VAR), "SPOOL": str(VAR / "spool"), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     if not env.get("S3_BUCKET"):
-        env |= {
-            "S3_BUCKET": "faces",
-            "S3_PUBLIC": "1",
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{env['S3_PORT']}",
-        }
+        env |= {"S3_BUCKET": "faces", "S3_PUBLIC": "1", "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{env['S3_PORT']}"}
         env |= {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"}
     return env
 

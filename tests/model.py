@@ -21,9 +21,7 @@ def fetch(url: str, sha256: str, path: Path) -> bool:
         print(f"the model cannot be had, the Haar cascade finds fewer faces: {error}", flush=True)
         return False
     if hashlib.sha256(data).hexdigest() != sha256:
-        print(
-            f"the model is not what it should be, and is left: sha256 differs, {len(data)} bytes", flush=True
-        )
+        print(f"the model is not what it should be, and is left: sha256 differs, {len(data)} bytes", flush=True)
         return False
     path.write_bytes(data)
     return True

@@ -49,9 +49,7 @@ def make_certs(directory: Path, *parties: str) -> None:
     """Make certificates by the shipped script; a party is `server`, `sink`, `operator` or `device NAME`."""
     for party in parties:
         subprocess.run(
-            [ROOT / "mosquitto/certs", *party.split()],
-            env={**os.environ, "CERTS": str(directory)},
-            check=True,
+            [ROOT / "mosquitto/certs", *party.split()], env={**os.environ, "CERTS": str(directory)}, check=True
         )
 
 

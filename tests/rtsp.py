@@ -27,9 +27,7 @@ ENCODERS = {
 
 def stamp_of(image: Any) -> float:
     """When a frame was made, s since the epoch, as it says itself."""
-    return (
-        sum(1 << bit for bit in range(BITS) if image[SIDE // 2, bit * SIDE + SIDE // 2].mean() > 127) / 1000
-    )
+    return sum(1 << bit for bit in range(BITS) if image[SIDE // 2, bit * SIDE + SIDE // 2].mean() > 127) / 1000
 
 
 def missing() -> str:
@@ -60,9 +58,7 @@ class Rtsp:
 
 
 @contextmanager
-def rtsp_server(
-    port: int, fps: float = 25, gop: int = 25, codec: str = "h264", login: str = ""
-) -> Iterator[Rtsp]:
+def rtsp_server(port: int, fps: float = 25, gop: int = 25, codec: str = "h264", login: str = "") -> Iterator[Rtsp]:
     """Serve rtsp://127.0.0.1:`port`/cam; a keyframe every `gop` frames; `login` is USER:PASSWORD."""
     words = [str(word) for word in (SYSTEM_PYTHON, __file__, port, fps, gop, codec, login)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

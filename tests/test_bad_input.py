@@ -14,12 +14,7 @@ Ended = subprocess.CompletedProcess[str]
 
 def run(service: str, **env: str) -> Ended:
     """Run a service to its end; it must end by itself."""
-    base = {
-        "PATH": os.environ["PATH"],
-        "S3_BUCKET": "faces",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "y",
-    }
+    base = {"PATH": os.environ["PATH"], "S3_BUCKET": "faces", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
     return subprocess.run(
         [sys.executable, "-m", service],
         env={**base, **env},
@@ -81,9 +76,7 @@ def test_an_env_file_that_is_no_text_is_one_line_and_a_parent_s_is_not_taken(tmp
     command = [sys.executable, "-m", "logger"]
     for encoding in ("utf-16", "utf-16-le"):
         (tmp_path / ".env").write_text("MQTT_PORT=http\n", encoding=encoding)
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60
-        )
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
         assert_said(ended, 2, ".env: ", "save it as UTF-8")
         assert len(ended.stderr.splitlines()) == 1
     (tmp_path / ".env").write_text("MQTT_PORT=http\n")
@@ -102,13 +95,7 @@ def test_an_env_file_that_is_no_text_is_one_line_and_a_parent_s_is_not_taken(tmp
 
 
 def test_bad_settings_of_the_detector() -> None:
-    bad = {
-        "FACE_FORMAT": "gif",
-        "FACE_QUALITY": "101",
-        "CAMERA_NAME": "a/#",
-        "RECEIPTS": "maybe",
-        "SHOW": "1",
-    }
+    bad = {"FACE_FORMAT": "gif", "FACE_QUALITY": "101", "CAMERA_NAME": "a/#", "RECEIPTS": "maybe", "SHOW": "1"}
     lines = [
         "FACE_FORMAT=gif: give jpg or png",
         "FACE_QUALITY=101: give a number from 1 to 100",

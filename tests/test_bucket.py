@@ -109,13 +109,9 @@ def test_what_others_have_set_is_there_before_and_after(store: Store, name: str)
     assert after["page"] == before["page"] == (b"their page", {"by": "them"})
     assert after["policy"]["Id"] == "theirs"
     assert statements(after) == [statements(before), *public_statements(name, "aws")]
-    assert [rule for rule in after["rules"]["Rules"] if rule["ID"] not in PREFIXES] == before["rules"][
-        "Rules"
-    ]
+    assert [rule for rule in after["rules"]["Rules"] if rule["ID"] not in PREFIXES] == before["rules"]["Rules"]
     assert {rule["ID"] for rule in after["rules"]["Rules"]} == {"logs", "old", "tagged", *PREFIXES}
-    assert after["block"]["PublicAccessBlockConfiguration"] == dict(
-        zip(BLOCK, (True, True, False, False), strict=True)
-    )
+    assert after["block"]["PublicAccessBlockConfiguration"] == dict(zip(BLOCK, (True, True, False, False), strict=True))
     assert store.anonymous(f"{name}/faces/jetson-01/cam0/face.jpg") == 200
     assert store.anonymous(f"{name}/?list-type=2&prefix=faces/") == 200
     for closed in ("theirs/secret", "?list-type=2", "?list-type=2&prefix=theirs/"):
@@ -293,9 +289,7 @@ def test_the_setting_beside_the_lifecycle_rules_stays() -> None:
     with running("moto") as store:
         relay = OtherSize(int(store.url.rpartition(":")[2]))
         store.client().create_bucket(Bucket="other")
-        store.client().put_bucket_lifecycle_configuration(
-            Bucket="other", LifecycleConfiguration={"Rules": THEIR_RULES}
-        )
+        store.client().put_bucket_lifecycle_configuration(Bucket="other", LifecycleConfiguration={"Rules": THEIR_RULES})
         store.url = f"http://127.0.0.1:{relay.port}"
         store.prepare("other", S3_EXPIRE_DAYS="30")
         assert relay.written == ("varies_by_storage_class",)

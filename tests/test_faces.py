@@ -33,9 +33,7 @@ def centre(box: Box) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("size", [(512, 512), (1280, 720), (1921, 1081), (720, 1280)])
-def test_the_box_is_in_frame_pixels_whatever_the_size(
-    detect: Detect, photo: MatLike, size: tuple[int, int]
-) -> None:
+def test_the_box_is_in_frame_pixels_whatever_the_size(detect: Detect, photo: MatLike, size: tuple[int, int]) -> None:
     scale = min(size) / 512
     frame = np.zeros((size[1], size[0], 3), np.uint8)
     large = cv2.resize(photo, None, fx=scale, fy=scale)
@@ -76,9 +74,7 @@ def test_a_face_at_the_edge_of_the_frame_has_its_box_inside(photo: MatLike) -> N
         (b"", "download it again"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused_by_name(
-    tmp_path: Path, content: bytes | None, reason: str
-) -> None:
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "face.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -98,9 +94,7 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
 numbers = st.floats(-5000, 5000)
 
 
-@given(
-    box=st.tuples(numbers, numbers, numbers, numbers), width=st.integers(1, 2000), height=st.integers(1, 2000)
-)
+@given(box=st.tuples(numbers, numbers, numbers, numbers), width=st.integers(1, 2000), height=st.integers(1, 2000))
 def test_a_clipped_box_lies_in_the_frame_and_is_not_empty(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:

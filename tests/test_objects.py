@@ -80,9 +80,7 @@ def test_real_images_are_known_and_measured() -> None:
         for quality in (80, 101):  # of WebP above 100: without loss
             image = cv2.imencode(f".{extension}", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
             assert image_format(image) == extension
-    lossy, lossless = (
-        cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, q])[1].tobytes() for q in (80, 101)
-    )
+    lossy, lossless = (cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, q])[1].tobytes() for q in (80, 101))
     assert (lossy[12:16], lossless[12:16]) == (b"VP8 ", b"VP8L")
     extended = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0" + bytes([16, 0, 0, 8, 0, 0]) + lossy[12:]
     for image in (lossy, lossless, extended):
@@ -125,7 +123,5 @@ def test_a_leap_second_and_the_first_year_have_a_place() -> None:
 
 
 def test_a_sender_cannot_pass_off_a_reason_or_an_id_of_another_spelling() -> None:
-    told = rejected_object(
-        "faces/a/b", [("reason", "fine"), ("topic", "x"), ("ID", "2"), ("id", "1")], b"", "empty"
-    )
+    told = rejected_object("faces/a/b", [("reason", "fine"), ("topic", "x"), ("ID", "2"), ("id", "1")], b"", "empty")
     assert told.metadata == {"reason": "empty", "topic": "faces/a/b", "id": "1"}

@@ -152,14 +152,7 @@ def directory() -> Iterator[Path]:
 
 
 def until_home(
-    way: Way,
-    directory: Path,
-    *,
-    cameras: int = 1,
-    every: float = 1,
-    hours: float,
-    wipe_at: float = -1,
-    tick: float = 1,
+    way: Way, directory: Path, *, cameras: int = 1, every: float = 1, hours: float, wipe_at: float = -1, tick: float = 1
 ) -> float:
     """Cut a face each `every` s for some hours, and give how long after it (s) all is home."""
     crowd = [Camera(way, directory / f"{number}.db") for number in range(cameras)]
@@ -259,18 +252,7 @@ def test_the_link_is_up_for_30_s_in_every_10_min(directory: Path) -> None:
     st.lists(
         st.tuples(
             st.sampled_from(
-                [
-                    "cut",
-                    "cut",
-                    "lose",
-                    "lose receipts",
-                    "twice",
-                    "shuffle",
-                    "restart",
-                    "link",
-                    "broker",
-                    "sink",
-                ]
+                ["cut", "cut", "lose", "lose receipts", "twice", "shuffle", "restart", "link", "broker", "sink"]
             ),
             st.floats(0, 400),
         ),

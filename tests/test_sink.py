@@ -15,13 +15,7 @@ from paho.mqtt.properties import Properties
 from tests.pipeline import Pipeline, eventually
 
 ID = "0123456789abcdef"
-WORDS = {
-    "id": ID,
-    "camera": "cam0",
-    "captured_at": "2026-11-22T10:20:30.456Z",
-    "box": "1,2,3,4",
-    "schema": "1",
-}
+WORDS = {"id": ID, "camera": "cam0", "captured_at": "2026-11-22T10:20:30.456Z", "box": "1,2,3,4", "schema": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +84,8 @@ def test_image_without_properties_is_stored_by_its_digest(cloud: Pipeline) -> No
         ("empty", b""),
         ("one-byte", b"\xff"),
         ("text", b"<script>alert(1)</script>"),
-        (
-            "jpeg-bomb",
-            b"\xff\xd8\xff\xc0\x00\x11\x08" + struct.pack(">HH", 65500, 65500) + b"\3" * 10 + b"\xff\xd9",
-        ),
-        (
-            "png-bomb",
-            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 2**31, 2**31),
-        ),
+        ("jpeg-bomb", b"\xff\xd8\xff\xc0\x00\x11\x08" + struct.pack(">HH", 65500, 65500) + b"\3" * 10 + b"\xff\xd9"),
+        ("png-bomb", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 2**31, 2**31)),
         ("no-pixels", b"\xff\xd8\xff\xc0\x00\x11\x08" + struct.pack(">HH", 0, 5) + b"\3" * 10 + b"\xff\xd9"),
     ],
 )
@@ -178,15 +166,7 @@ def test_wrong_properties_make_an_undated_object(cloud: Pipeline, words: dict[st
 
 def test_hundreds_of_properties_and_enormous_ones_become_the_contracts_headers_only(cloud: Pipeline) -> None:
     odd = {"größe": "x", "a b": "x", "note": "x", "blob": "b" * 50_000, "score": " Grüße: 1 "}
-    send(
-        cloud,
-        "props",
-        picture(),
-        **WORDS,
-        **odd,
-        **{f"n{i}": "v" * 100 for i in range(300)},
-        track="7" * 60_000,
-    )
+    send(cloud, "props", picture(), **WORDS, **odd, **{f"n{i}": "v" * 100 for i in range(300)}, track="7" * 60_000)
     ((key, _, metadata),) = stored(cloud, "faces/jetson-01/props/")
     assert ID in key
     assert metadata.keys() == {name.replace("_", "-") for name in WORDS} | {"score", "track"}
@@ -209,12 +189,7 @@ def test_a_receipt_says_which_sending_it_is_for(cloud: Pipeline, sending: bytes 
 
 
 @pytest.mark.parametrize(
-    "captured_at",
-    [
-        "2026-11-22T12:20:30.456+02:00",
-        "2026-11-22t10:20:30.456789123z",
-        "2026-11-22 04:50:30.4569-05:30",
-    ],
+    "captured_at", ["2026-11-22T12:20:30.456+02:00", "2026-11-22t10:20:30.456789123z", "2026-11-22 04:50:30.4569-05:30"]
 )
 def test_a_time_of_any_form_of_rfc_3339_is_understood(cloud: Pipeline, captured_at: str) -> None:
     topic = f"time{random.getrandbits(40)}"

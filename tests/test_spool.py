@@ -129,9 +129,7 @@ def test_a_spool_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
 def test_counting_reads_no_picture_and_no_picture_is_written_again(spool: Spool) -> None:
     plan = spool.db.execute("EXPLAIN QUERY PLAN SELECT count(*), total(bytes) FROM faces").fetchall()
     assert "COVERING INDEX" in plan[0][-1]
-    spool.db.execute(
-        "CREATE TRIGGER no_update BEFORE UPDATE ON faces BEGIN SELECT RAISE(FAIL, 'update'); END"
-    )
+    spool.db.execute("CREATE TRIGGER no_update BEFORE UPDATE ON faces BEGIN SELECT RAISE(FAIL, 'update'); END")
     broker = Broker(spool)
     id_ = add(spool, 1)
     assert broker.at(101) == ["faces/cam0"]
@@ -151,9 +149,7 @@ def test_a_picture_that_was_let_go_is_in_no_file_a_minute_later(spool: Spool) ->
     assert not any(b"SECRET" in path.read_bytes() for path in spool.path.parent.iterdir())
 
 
-def test_beyond_its_bound_the_oldest_go_counted_and_said(
-    spool: Spool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_beyond_its_bound_the_oldest_go_counted_and_said(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(5):
         add(spool, number, size=300)
     assert waiting(spool) == [2, 3, 4]

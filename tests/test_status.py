@@ -16,11 +16,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
 def status(pipeline: Pipeline, port: int, certs: str = "") -> tuple[int, str]:
     """Run `python -m logger --status`, and give its exit status and what it printed."""
-    env = {
-        "PATH": os.environ["PATH"],
-        "MQTT_PORT": str(port),
-        "MQTT_CERTS": certs and str(pipeline.certs / certs),
-    }
+    env = {"PATH": os.environ["PATH"], "MQTT_PORT": str(port), "MQTT_CERTS": certs and str(pipeline.certs / certs)}
     command = [sys.executable, "-m", "logger", "--status"]
     ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
@@ -40,11 +36,7 @@ def test_the_edge_shows_its_services_and_the_cloud_the_fleet(
     eventually(lambda: status(pipeline, pipeline.edge_port)[0] == 0)
     code, edge = status(pipeline, pipeline.edge_port)
     rows = [line.split()[:4] for line in edge.splitlines()]
-    assert rows[1:] == [
-        ["-", "bridge", "-", "up"],
-        ["-", "detector", "cam0", "done"],
-        ["-", "logger", "logger", "up"],
-    ]
+    assert rows[1:] == [["-", "bridge", "-", "up"], ["-", "detector", "cam0", "done"], ["-", "logger", "logger", "up"]]
     assert "faces=2" in edge
     assert "oldest_s=0" in edge
     assert code == 0

@@ -28,19 +28,9 @@ def faulty(pipeline: Pipeline) -> Iterator[FaultyS3]:
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        "SlowDown",
-        "InternalError",
-        "AccessDenied",
-        "ExpiredToken",
-        "NoSuchBucket",
-        "RequestTimeTooSkewed",
-        "hang",
-    ],
+    ["SlowDown", "InternalError", "AccessDenied", "ExpiredToken", "NoSuchBucket", "RequestTimeTooSkewed", "hang"],
 )
-def test_a_face_is_held_through_every_failure_and_then_stored(
-    pipeline: Pipeline, faulty: FaultyS3, fault: str
-) -> None:
+def test_a_face_is_held_through_every_failure_and_then_stored(pipeline: Pipeline, faulty: FaultyS3, fault: str) -> None:
     receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
     faulty.fault = fault
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
@@ -129,9 +119,7 @@ def test_a_windowful_that_the_store_refuses_goes_to_rejected_and_holds_nobody(
     assert metadata["reason"] == f"{code}: injected"
 
 
-def test_what_is_refused_under_rejected_too_is_let_go_without_a_receipt(
-    pipeline: Pipeline, faulty: FaultyS3
-) -> None:
+def test_what_is_refused_under_rejected_too_is_let_go_without_a_receipt(pipeline: Pipeline, faulty: FaultyS3) -> None:
     faulty.refuses = {"/odd": "EntityTooLarge"}
     receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
@@ -184,9 +172,7 @@ def test_back_off_grows_with_jitter_and_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["environment", "profile", ""])
-def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(
-    pipeline: Pipeline, tmp_path: Path, wanted: str
-) -> None:
+def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(pipeline: Pipeline, tmp_path: Path, wanted: str) -> None:
     pipeline.s3_server()
     s3 = pipeline.s3()
     s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)

@@ -115,12 +115,7 @@ def test_nothing_else_is_answered(view: View) -> None:
 
 
 def test_a_web_site_whose_name_leads_here_gets_nothing(view: View) -> None:
-    for host in (
-        "evil.example",
-        f"evil.example:{view.port}",
-        f"127.0.0.1.evil.example:{view.port}",
-        "127.0.0.1",
-    ):
+    for host in ("evil.example", f"evil.example:{view.port}", f"127.0.0.1.evil.example:{view.port}", "127.0.0.1"):
         for path in ("index.html", KEY, "?list-type=2&prefix=faces/"):
             assert view.ask(path, host=host)[0] == 403, host
 
@@ -174,9 +169,7 @@ def test_a_browser_shows_the_private_faces(view: View) -> None:
         until(page, "[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth)")
         expect(page.locator(".tile .score").first).to_have_text("0.90")
         assert not complaints
-        assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {
-            f"127.0.0.1:{view.port}"
-        }
+        assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {f"127.0.0.1:{view.port}"}
 
 
 def test_a_profile_of_aws_does(store: Store, tmp_path: Path, seed: int) -> None:

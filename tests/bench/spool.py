@@ -37,9 +37,7 @@ def measure(path: Path) -> tuple[float, float, float]:
     spool = Spool(path, 10**12)
     opened = time.monotonic() - began
     client: Any = SimpleNamespace(
-        is_connected=lambda: True,
-        publish=lambda *_args, **_words: SimpleNamespace(mid=0),
-        ack=lambda *_: None,
+        is_connected=lambda: True, publish=lambda *_args, **_words: SimpleNamespace(mid=0), ack=lambda *_: None
     )
     delivery = Delivery(spool, "cam0", True, 60, clock=time.monotonic)
     delivery.bridge_up = True
