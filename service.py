@@ -22,9 +22,7 @@ from paho.mqtt.properties import Properties
 
 DAY = 24 * 3600  # s, for SessionExpiryInterval
 KEEPALIVE = 10  # s; the broker gives up a client after 1.5 times that
-STUCK = (
-    60  # s without a sign of life; the longest wait of a healthy network thread is 30, between two connects
-)
+STUCK = 60  # s without a sign of life; the longest wait of a healthy network thread is 30, between two connects
 POISONED = 3  # connections in a row that ended at a message that paho cannot take
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[\da-fA-F]*:[\da-fA-F:.]*:[\w.%-]*"  # a name or IPv4; IPv6
 
@@ -189,9 +187,7 @@ class Client(mqtt.Client):
         self.will_set(status, json.dumps({"state": "down"}), qos=1, retain=True)
         self.reconnect_delay_set(min_delay=1, max_delay=30)  # each try says a line, so at growing intervals
         self.on_pre_connect, self.on_connect, self.on_disconnect = self.prepare, self.begun, self.ended
-        self.on_connect_fail = lambda *_: log(
-            "broker away, trying again", broker=self.address, error=sys.exc_info()[1]
-        )
+        self.on_connect_fail = lambda *_: log("broker away, trying again", broker=self.address, error=sys.exc_info()[1])
         self.on_socket_unregister_write = self.wrote
         self.connect_async(broker.host, broker.port, KEEPALIVE, clean_start=False, properties=properties)
 

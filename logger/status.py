@@ -57,9 +57,7 @@ def table(rows: list[Row]) -> str:
     """Lay the rows out in columns."""
     lines = [HEADER, *sorted(rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    laid_out = (
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines
-    )
+    laid_out = ("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in laid_out)
 
 

@@ -32,9 +32,7 @@ class Taken:
         pairs = getattr(message.properties, "UserProperty", [])
         self.properties = {name: value for name, value in pairs if name in CONTRACT}
         self.sending = getattr(message.properties, "CorrelationData", None)
-        self.over = (
-            over  # set when its connection is lost or the sink stops: then it is not begun or tried again
-        )
+        self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
         self.ended = threading.Event()  # set when its upload has ended in any way
         self.settled = False  # stored or refused for good; else the broker will send it again
         self.receipt: mqtt.MQTTMessageInfo | None = None
@@ -129,12 +127,7 @@ class Sink:
             # Over a new connection the same number is another message
             while taken.over is self.over and not taken.ended.wait(1):
                 pass
-            while (
-                taken.over is self.over
-                and taken.settled
-                and taken.receipt
-                and not taken.receipt.is_published()
-            ):
+            while taken.over is self.over and taken.settled and taken.receipt and not taken.receipt.is_published():
                 taken.receipt.wait_for_publish(1)
             if taken.over is self.over and taken.settled:
                 client.ack(taken.mid, taken.qos)

@@ -74,13 +74,7 @@ def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
     faces = {"StringLike": {"s3:prefix": "faces/*"}}
     return [
         {"Sid": "FacesToCloudRead", **anybody, "Action": "s3:GetObject", "Resource": objects},
-        {
-            "Sid": "FacesToCloudList",
-            **anybody,
-            "Action": "s3:ListBucket",
-            "Resource": arn,
-            "Condition": faces,
-        },
+        {"Sid": "FacesToCloudList", **anybody, "Action": "s3:ListBucket", "Resource": arn, "Condition": faces},
     ]
 
 
@@ -161,9 +155,7 @@ def main() -> None:
     load_dotenv(find_dotenv(usecwd=True))
     settings = Settings(os.environ)
     bucket = bucket_name(settings)
-    access = settings.text(
-        "S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change"
-    )
+    access = settings.text("S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change")
     expire_days = int(settings.number("S3_EXPIRE_DAYS", 0, 0, 36500))
     settings.refuse_bad()
     s3 = s3_client(uploads=1)

@@ -12,18 +12,7 @@ MAX_PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS: 1/4 GB of RGB, the usual b
 MAX_KEY = 512  # bytes for the topic's part of a key; S3 takes 1024 for all of it
 MAX_SEGMENT = 255  # bytes between two slashes: a store on a file system makes a file or a folder of each
 MAX_VALUE = 160  # bytes of a metadata value; S3 takes 2 KB for all names and values, and there may be 12
-CONTRACT = (
-    "id",
-    "camera",
-    "captured_at",
-    "box",
-    "frame_size",
-    "score",
-    "sharpness",
-    "track",
-    "seq",
-    "schema",
-)
+CONTRACT = ("id", "camera", "captured_at", "box", "frame_size", "score", "sharpness", "track", "seq", "schema")
 ID = re.compile(r"[0-9a-f]{16}")
 # RFC 3339, 5.6, in capitals: any fraction or none, any offset
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)

@@ -50,9 +50,7 @@ class View(BaseHTTPRequestHandler):
     def relay(self, operation: str, **asked: str) -> None:
         """Read from the bucket, and pass on what it answers."""
         asked.pop("ListType", None)
-        numbers = {
-            name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()
-        }
+        numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
         try:
             params = {**asked, **numbers, "Bucket": self.bucket}
             url = self.s3.generate_presigned_url(operation, Params=params)
@@ -61,9 +59,7 @@ class View(BaseHTTPRequestHandler):
             log("the store does not answer", error=error)
             return self.send_error(502)
         headers = {
-            name: value
-            for name, value in got.headers.items()
-            if name.lower().startswith((*KEPT, "x-amz-meta-"))
+            name: value for name, value in got.headers.items() if name.lower().startswith((*KEPT, "x-amz-meta-"))
         }
         return self.answer(got.status, {**headers, **GUARDS}, got.data)
 
