@@ -31,6 +31,7 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
+	@tests/system bench
 	python -m tests.bench.detection
 	python -m tests.bench.sink
 	python -m tests.bench.spool
