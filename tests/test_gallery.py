@@ -501,6 +501,72 @@ def scroll_to_the_end(page: Page, patience: float = 120) -> tuple[int, list[str]
 
 
 @needs_chromium
+def test_metadata_is_read_with_dashes_and_with_underscores(bucket: Bucket, page: Page) -> None:
+    names = {"captured-at": "2026-11-20T12:00:00.000Z", "frame-size": "1280x720", "box": "50,60,176,196"}
+    key = "faces/jetson-01/door/2026/11/20/{}.000Z-{:016x}.jpg"
+    bucket.put(key.format("120000", 1), jpeg(1), **names)
+    underscored = {name.replace("-", "_"): value for name, value in names.items()}
+    bucket.put(key.format("120001", 2), jpeg(2), **underscored)
+    page.goto(bucket.url)
+    page.locator(".tile").first.click()
+    for _ in ("underscored", "dashed"):
+        expect(page.get_by_role("img", name="Where in the frame")).to_be_visible()
+        expect(page.locator("dt").get_by_text("frame size", exact=True)).to_have_count(1)
+        expect(page.locator("dt").get_by_text("captured at")).to_have_count(0)  # said once, from the key
+        page.keyboard.press("ArrowRight")
+
+
+@needs_chromium
+def test_folder_markers_and_empty_objects_are_no_faces(bucket: Bucket, page: Page) -> None:
+    face = bucket.put_face(NOON)
+    for key in ("faces/", "faces/jetson-01/door/", "faces/jetson-01/door/2026/11/20/"):
+        bucket.put(key, b"")
+    bucket.put("faces/jetson-01/door/2026/11/20/120001.000Z-00000000000000ff.jpg", b"")
+    page.goto(bucket.url)
+    expect(page.locator("#count")).to_have_text("1 face")
+    assert shown_keys(page) == [face]
+
+
+@needs_chromium
+def test_a_face_from_the_future_does_not_end_the_live_view(bucket: Bucket, page: Page) -> None:
+    future = bucket.put_face(NOON + timedelta(days=30))
+    page.goto(bucket.url)
+    expect(page.locator("#count")).to_have_text("1 face")
+    now = bucket.put_face(NOON + timedelta(days=2))
+    count_becomes(page, "2 faces")
+    assert shown_keys(page) == [future, now]
+
+
+SINCE_2023 = """for (const [of, names] of [[Map, ["groupBy"]], [Object, ["groupBy"]], [Array, ["fromAsync"]],
+    [Array.prototype, ["toReversed", "toSorted", "toSpliced", "with"]], [Promise, ["withResolvers", "try"]],
+    [URL, ["canParse", "parse"]], [Set.prototype, ["union", "difference", "intersection"]]])
+        for (const name of names) delete of[name]"""
+
+
+@needs_chromium
+def test_browsers_of_2022_can_show_it(bucket: Bucket, page: Page) -> None:
+    page.add_init_script(SINCE_2023)
+    bucket.put_face(NOON)
+    page.goto(bucket.url)
+    expect(page.locator("#count")).to_have_text("1 face")
+    expect(page.locator(".tile")).to_have_count(1)
+    assert "light-dark(" not in GALLERY.read_text(encoding="utf-8")  # of 2024, and without a fallback
+
+
+@needs_chromium
+def test_an_error_of_the_page_is_not_told_as_the_bucket_s(bucket: Bucket, page: Page) -> None:
+    page.add_init_script(
+        """Object.defineProperty(Intl.DateTimeFormat.prototype, "format", {
+            get: () => () => { throw new TypeError("broken on purpose") }})"""
+    )
+    bucket.put_face(NOON)
+    page.goto(bucket.url)
+    message = page.locator(".message:visible")
+    expect(message.get_by_role("heading")).to_have_text("This page has a fault")
+    expect(message).to_contain_text("broken on purpose")
+
+
+@needs_chromium
 def test_fits_a_phone(bucket: Bucket, page: Page) -> None:
     bucket.put_face(
         NOON, device="a-device-with-quite-a-long-name", camera="the-camera-above-the-second-door-on-the-left"
