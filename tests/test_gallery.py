@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -497,6 +497,112 @@ def scroll_to_the_end(page: Page, patience: float = 120) -> tuple[int, list[str]
         page.evaluate("scrollBy(0, 2 * innerHeight)")
         page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return most, list(seen)
+
+
+def lists_of(page: Page) -> list[str]:
+    """The list requests that the page makes from now on."""
+    asked: list[str] = []
+    page.on("request", lambda it: asked.append(it.url) if LISTS.search(it.url) else None)
+    return asked
+
+
+def fill(bucket: Bucket, keys: Iterable[str], image: bytes = b"") -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: bucket.put(key, image or jpeg(3)), keys))
+
+
+def key_of(at: datetime, visit: int, picture: int, camera: str = "door", device: str = "jetson-01") -> str:
+    stamp = f"{at:%Y/%m/%d/%H%M%S}.{at.microsecond // 1000:03d}Z"
+    return f"faces/{device}/{camera}/{stamp}-{visit:08x}{picture:08x}.jpg"
+
+
+@needs_chromium
+def test_pictures_of_a_visit_are_one_tile(bucket: Bucket, page: Page) -> None:
+    second = timedelta(seconds=1)
+    fill(bucket, [key_of(NOON + number * second, 7, number) for number in range(600) if number != 300])
+    best = bucket.put(key_of(NOON + 300 * second, 7, 300), jpeg(1) + bytes(50_000))
+    other = bucket.put(key_of(NOON + 30 * second, 7, 1, camera="yard"), jpeg(2))  # another person
+    undated = bucket.put("faces/jetson-01/undated/0123456789abcdef.jpg", jpeg(4))
+    page.goto(bucket.url)
+    expect(page.locator("#count")).to_have_text("602 faces in 3 visits")
+    assert set(shown_keys(page)) == {undated, other, best}
+    tile = page.locator(".tile").last
+    expect(tile.locator(".visit")).to_have_text("10 min · 600 pictures")
+    expect(tile.locator("time")).to_have_text("07:00:00")  # its beginning
+    bucket.put(key_of(NOON + 630 * second, 7, 601), jpeg(3))
+    count_becomes(page, "603 faces in 3 visits")
+    expect(tile.locator(".visit")).to_have_text("11 min · 601 pictures")
+
+    tile.click()
+    strip = page.locator("#strip button")
+    expect(strip).to_have_count(601)
+    expect(page.locator("#strip [aria-current=true]")).to_have_count(1)
+    expect(page.locator("dl")).to_contain_text(best)
+    strip.first.click()
+    expect(page.locator("dl")).to_contain_text(key_of(NOON, 7, 0))
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("dl")).to_contain_text(key_of(NOON + second, 7, 1))
+    page.keyboard.press("ArrowLeft")  # the newer visit, not the next picture
+    expect(page.locator("dl")).to_contain_text(other)
+    page.go_back()
+    expect(page.locator("dl")).to_contain_text(key_of(NOON + second, 7, 1))
+    link = page.url
+    page.keyboard.press("Escape")
+    page.goto("about:blank")
+    page.goto(link)  # alone, as who was sent it
+    expect(page.locator("dl")).to_contain_text(key_of(NOON + second, 7, 1))
+    expect(strip).to_have_count(601)
+
+
+def a_minute_passes(page: Page) -> None:
+    for _ in range(15):
+        page.clock.fast_forward(4000)  # ms
+        page.wait_for_timeout(60)  # ms of the real clock, so that the look can end and the next one be set
+        page.wait_for_load_state("networkidle")
+
+
+@needs_chromium
+@pytest.mark.parametrize("ago", [minutes(30), timedelta(days=4)], ids=["lately", "days ago"])
+def test_looking_at_ten_busy_cameras_costs_little(bucket: Bucket, page: Page, ago: timedelta) -> None:
+    now = NOON + timedelta(days=2)
+    seconds = timedelta(seconds=1)
+    cameras = [f"camera-{number}" for number in range(10)]
+    fill(bucket, (key_of(now - ago - it * 300 * seconds, it, it, name) for name in cameras for it in range(150)))
+    asked = lists_of(page)
+    page.goto(bucket.url)
+    expect(page.locator(".tile").first).to_be_visible()
+    until_first = len(asked)
+    a_minute_passes(page)
+    print(f"{until_first} requests to the first faces, {len(asked) - until_first} in the minute after")
+    assert until_first <= 10
+    assert len(asked) - until_first <= 15
+    before = len(asked)
+    a_minute_passes(page)
+    assert 8 <= len(asked) - before <= 15
+    expect(page.get_by_label("Camera").locator("option")).to_have_count(11)
+
+
+@needs_chromium
+def test_a_device_that_names_3000_cameras_hurts_its_own_wall_only(bucket: Bucket, page: Page) -> None:
+    now = NOON + timedelta(days=2)
+    fill(bucket, (key_of(now - minutes(1), it, it, f"{it:04}", "hostile") for it in range(3000)))
+    first = bucket.put_face(now - minutes(10))
+    asked = lists_of(page)
+    page.goto(bucket.url)
+    own = page.locator(f".tile img[src$='{first}']")
+    expect(own).to_be_attached()
+    assert len(asked) <= 1 + 2 * 9 + 8
+    for _ in range(3):
+        a_minute_passes(page)
+    print(f"{len(asked)} requests to the first faces and in three minutes more")
+    assert len(asked) <= 1 + 2 * (9 + 8 + 3 * 15)
+    expect(page.locator("#live")).to_contain_text("hostile up to")
+    second = bucket.put_face(now + minutes(3))
+    asked.clear()
+    for _ in range(6):
+        page.clock.fast_forward(4000)  # ms
+        page.wait_for_timeout(60)
+    expect(page.locator(f".tile img[src$='{second}']")).to_be_attached()
 
 
 @needs_chromium
