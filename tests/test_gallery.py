@@ -63,12 +63,12 @@ def portraits() -> tuple[Any, Any]:
 
 
 @functools.cache
-def jpeg(seed: int) -> bytes:
-    """One crop of one of them; the seed decides whose, how near, how bright, which way, its size."""
+def jpeg(seed: int, who: int | None = None) -> bytes:
+    """One crop of one of them; the seed decides how near, how bright, which way, its size, and whose."""
     random = np.random.default_rng(seed)
     side = int(random.integers(120, 170))
     x, y = np.clip(100 - side // 2 + random.integers(-14, 15, 2), 0, 200 - side)
-    crop = portraits()[int(random.integers(2))][y : y + side, x : x + side]
+    crop = portraits()[int(random.integers(2)) if who is None else who][y : y + side, x : x + side]
     crop = crop[:, ::-1] if random.random() < 0.5 else crop
     size = int(random.integers(72, 240))
     crop = cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=cv2.INTER_AREA)
@@ -118,11 +118,17 @@ class Bucket:
         return key
 
     def put_face(
-        self, at: datetime, device: str = "jetson-01", camera: str = "door", image: bytes = b""
+        self,
+        at: datetime,
+        device: str = "jetson-01",
+        camera: str = "door",
+        image: bytes = b"",
+        visit: int | None = None,
     ) -> str:
         """Store a face as s3sink does, and give its key."""
         self.count += 1
         number = self.count
+        face_id = f"{number if visit is None else visit:08x}{number:08x}"
         stamp = f"{at:%H%M%S}.{at.microsecond // 1000:03d}Z"
         captured_at = f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
         facts = {
@@ -136,11 +142,11 @@ class Bucket:
             "seq": str(number),
             "schema": "1",
         }
-        key = f"faces/{device}/{camera}/{at:%Y/%m/%d}/{stamp}-{number:08x}{number:08x}.jpg"
+        key = f"faces/{device}/{camera}/{at:%Y/%m/%d}/{stamp}-{face_id}.jpg"
         return self.put(
             key,
             image or jpeg(number % 40),
-            id=f"{number:08x}{number:08x}",
+            id=face_id,
             camera=quote(camera),
             captured_at=captured_at,
             **facts,
@@ -576,7 +582,10 @@ def test_looking_at_ten_busy_cameras_costs_little(bucket: Bucket, page: Page, ag
     now = NOON + timedelta(days=2)
     seconds = timedelta(seconds=1)
     cameras = [f"camera-{number}" for number in range(10)]
-    fill(bucket, (key_of(now - ago - it * 300 * seconds, it, it, name) for name in cameras for it in range(150)))
+    fill(
+        bucket,
+        (key_of(now - ago - it * 300 * seconds, it, it, name) for name in cameras for it in range(150)),
+    )
     asked = lists_of(page)
     page.goto(bucket.url)
     expect(page.locator(".tile").first).to_be_visible()
@@ -797,7 +806,11 @@ def take_screenshots() -> None:
     with s3_server() as port, chromium() as browser:
         bucket = Bucket(port, "faces-demo")
         for number in range(90):
-            bucket.put_face(NOON + minutes(5 * number - 0.017 * number**2), *cameras[number * 7 % 4])
+            begun = NOON + minutes(5 * number - 0.017 * number**2)
+            for picture in range(1 + number * 5 % 9):
+                at = begun + timedelta(seconds=picture * (1 + number % 7))
+                image = jpeg(97 * number + picture, who=number * 7 % 11 % 2)
+                bucket.put_face(at, *cameras[number * 7 % 4], image=image, visit=number)
         desk = browser.new_page(viewport=DESKTOP, locale="en-GB")
         phone = browser.new_page(viewport=PHONE, locale="en-GB", color_scheme="dark", device_scale_factor=2)
         for page, name in ((desk, "gallery-desktop.png"), (phone, "gallery-phone.png")):
