@@ -514,7 +514,7 @@ def lists_of(page: Page) -> list[str]:
 
 
 def fill(bucket: Bucket, keys: Iterable[str], image: bytes = b"") -> None:
-    """Many faces at once: right into the server, which is in this process; 20,000 requests would take minutes."""
+    """Many faces at once: right into the server, here in this process (20,000 PUTs take minutes)."""
     for key in keys:
         s3_backends["123456789012"]["aws"].put_object(bucket.name, key, image or jpeg(3))
 
@@ -807,9 +807,9 @@ def take_screenshots() -> None:
         bucket = Bucket(port, "faces-demo")
         for number in range(90):
             begun = NOON + minutes(5 * number - 0.017 * number**2)
-            for picture in range(1 + number * 5 % 9):
-                at = begun + timedelta(seconds=picture * (1 + number % 7))
-                image = jpeg(97 * number + picture, who=number * 7 % 11 % 2)
+            for nth in range(1 + number * 5 % 9):
+                at = begun + timedelta(seconds=nth * (1 + number % 7))
+                image = jpeg(97 * number + nth, who=number * 7 % 11 % 2)
                 bucket.put_face(at, *cameras[number * 7 % 4], image=image, visit=number)
         desk = browser.new_page(viewport=DESKTOP, locale="en-GB")
         phone = browser.new_page(viewport=PHONE, locale="en-GB", color_scheme="dark", device_scale_factor=2)
