@@ -660,10 +660,12 @@ def test_the_time_of_day_is_a_filter_and_may_span_midnight(bucket: Bucket, page:
     page.goto(bucket.url)
     page.get_by_label("From").fill("06:00")
     page.get_by_label("To").fill("09:00")
+    expect(page.locator(f".tile img[src$='{morning}']")).to_be_attached()
     expect(page.locator("#count")).to_have_text("1 face")
     assert shown_keys(page) == [morning]
     page.get_by_label("From").fill("22:00")
     page.get_by_label("To").fill("05:00")
+    expect(page.locator(f".tile img[src$='{evening}']")).to_be_attached()
     expect(page.locator("#count")).to_have_text("1 face")
     assert shown_keys(page) == [evening]
     assert page.url.endswith("#from=22%3A00&to=05%3A00")
@@ -767,7 +769,12 @@ def test_fits_a_phone(bucket: Bucket, page: Page) -> None:
     )
     page.set_viewport_size(PHONE)
     page.goto(bucket.url)
-    page.locator(".tile").click()
+    expect(page.locator(".tile .where").last).to_be_hidden()  # the only device
+    bucket.put_face(NOON - minutes(1), device="another")
+    page.reload()
+    expect(page.locator(".tile .where").last).to_have_text("another")
+    expect(page.locator(".tile .where").last).to_be_visible()
+    page.locator(".tile").first.click()
     expect(page.get_by_role("button", name="Close")).to_be_in_viewport()
     image = page.locator("dialog img").bounding_box()
     assert image
