@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import open_folder, open_video
+from .files import open_files
 from .live import URLS, CameraError, Frame, Live, Log
 from .reasons import redact
 
@@ -50,10 +50,8 @@ def open_camera(
         device = source if source.startswith(URLS) or by_number_only else str(path)
         live = Live(device, log, size=size, stall=stall, hang=hang, retry=retry)
         return Camera(live.images(), live=True, close=live.close, report=lambda: live.state)
-    if path.is_dir():
-        return Camera(open_folder(path, log), live=False)
-    if path.is_file():
-        return Camera(open_video(path, log), live=False)
+    if path.is_dir() or path.is_file():
+        return Camera(open_files(path, log), live=False)
     if path.is_relative_to("/dev"):
         remedy = "see `ls /dev/video*`, and on K3s give the pod the device"
     else:
