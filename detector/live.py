@@ -1,13 +1,10 @@
-"""Read a live camera: the newest frame only, and again when it was lost.
-
-A thread of its own reads each connection, so that a slow detector sees the present and not what the driver
-or the network has queued up, and so that a read which does not come back can be left alone.
-"""
+"""Read a live camera: the newest frame only, and again when it was lost."""
 
 import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -40,10 +37,7 @@ class Frame(NamedTuple):
 
 
 def open_url(url: str, stall: float) -> cv2.VideoCapture:
-    """FFmpeg's reader for a URL, open or not; it ends by itself when nothing comes for `stall` s.
-
-    It decodes in one thread, since each further one holds back a frame.
-    """
+    """FFmpeg's reader for a URL, open or not; it ends by itself when nothing comes for `stall` s."""
     rtsp = url.startswith("rtsp")
     options = f"{'timeout' if rtsp else 'rw_timeout'};{stall * 1e6:.0f}|fpsprobesize;0"
     if rtsp:
@@ -51,6 +45,7 @@ def open_url(url: str, stall: float) -> cv2.VideoCapture:
         options += f"|rtsp_flags;prefer_tcp|allowed_media_types;video|analyzeduration;{PATIENCE}000000"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE * 1000]
+    # Each further thread of the decoder would hold back a frame
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
 
@@ -77,6 +72,8 @@ def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCa
     return capture
 
 
+# A thread of its own reads, so that a slow detector sees the present and not what the driver or the network
+# has queued up, and so that a read which does not come back can be left alone
 @dataclass
 class Live:
     """The newest frame of a live camera, which is opened again whenever it is lost; limits in s."""
@@ -90,9 +87,8 @@ class Live:
 
     def __post_init__(self) -> None:
         self.url = self.source.startswith(URLS)
-        self.newest: Frame | None = None
-        self.changed = threading.Condition()
-        self.stop = threading.Event()
+        self.newest: deque[Frame] = deque(maxlen=1)
+        self.came, self.stop = threading.Event(), threading.Event()
         self.state: dict[str, str] = {}  # for the status
         self.turn("lost", "opening")
         self.up_event = "camera up"
@@ -117,9 +113,9 @@ class Live:
     def images(self) -> Iterator[Frame | None]:
         """The newest frame, each once, or None after a moment; CameraError if OpenCV hangs."""
         while not self.stop.is_set():
-            with self.changed:
-                self.changed.wait_for(lambda: self.newest or self.stop.is_set(), timeout=0.2)
-                frame, self.newest = self.newest, None
+            self.came.wait(0.2)
+            self.came.clear()
+            frame = self.newest.pop() if self.newest else None
             if not frame and time.monotonic() > self.deadline:
                 if not self.url or self.state["camera"] == "lost":
                     raise CameraError(f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera")
@@ -172,9 +168,8 @@ class Live:
                 if not self.url and 0 <= (age := heard - capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) < 1:
                     at -= age  # the kernel's clock
                 self.found(size=f"{image.shape[1]}x{image.shape[0]}", format=fourcc, fps=round(fps))
-                with self.changed:
-                    self.newest = Frame(image, at)
-                    self.changed.notify_all()
+                self.newest.append(Frame(image, at))
+                self.came.set()
             before = now
         return frames
 
@@ -198,6 +193,4 @@ class Live:
     def close(self) -> None:
         """Let go of the camera, if it lets go of us."""
         self.stop.set()
-        with self.changed:
-            self.changed.notify_all()
         self.reader.join(timeout=2)
