@@ -43,7 +43,5 @@ def open_camera(source: str, log: Log, **options: Any) -> Camera:
         return Camera(live.images(), True, live.state, live.close)
     if path.is_dir() or path.is_file():
         return Camera(open_files(path, log))
-    remedy = "give a number, a device, a URL, a video file or a folder of images"
-    if path.is_relative_to("/dev"):
-        remedy = "see `ls /dev/video*`, and on K3s give the pod the device"
+    remedy = "give a device of `ls /dev/video*` (on K3s to the pod, too), a URL, a video file or a folder of images"
     raise CameraError(f"CAMERA={shown}: there is no {redact(source)}; {remedy}")

@@ -130,19 +130,17 @@ class Live:
             began = time.monotonic()
             capture = open_url(self.source, self.stall) if self.url else open_device(self.source, self.size, self.stall)
             frames = self.read(capture)
-            capture.release()
             if not self.reads():
                 return
             self.deadline = time.monotonic() + self.hang
+            capture.release()
             if frames == 1 and self.source.startswith("http"):  # a URL that gives one picture an answer
                 self.stop.wait(began + 1 - time.monotonic())
                 continue
-            if frames:
-                wait = self.retry
+            wait = self.retry if frames else min(wait * 2, LONGEST_WAIT)
             why = why_url if self.url else why_device
             self.miss("the stream ended" if frames and self.url else why(self.source))
             self.stop.wait(wait)
-            wait = min(wait * 2, LONGEST_WAIT)
 
     def read(self, capture: cv2.VideoCapture) -> int:
         """Hand over frames as they come, each with the time at which it was captured; gives how many came."""

@@ -83,9 +83,7 @@ def test_every_frame_of_a_video_comes_in_order_with_its_media_time(tmp_path: Pat
     frames = [frame for frame in camera if frame]
     assert [number_of(frame.image) for frame in frames] == list(range(30))
     assert frames[0].at == pytest.approx(path.stat().st_mtime - 3, abs=0.01)
-    assert [frame.at - frames[0].at for frame in frames] == pytest.approx(
-        [n / 10 for n in range(30)], abs=1e-3
-    )
+    assert [frame.at - frames[0].at for frame in frames] == pytest.approx([n / 10 for n in range(30)], abs=1e-3)
     assert log.events() == ["video"]
 
 
@@ -165,9 +163,7 @@ def test_a_stalled_stream_is_said_once_and_opened_again(open_url: Callable[..., 
         assert log.events()[:2] == ["camera up", "camera lost"]
 
 
-def test_a_camera_that_dies_is_opened_again_when_it_returns(
-    open_url: Callable[..., Camera], log: Log
-) -> None:
+def test_a_camera_that_dies_is_opened_again_when_it_returns(open_url: Callable[..., Camera], log: Log) -> None:
     with camera_server(Stream()) as port:
         camera = open_url(port)
         next_frame(camera)
@@ -279,9 +275,7 @@ def test_a_file_that_says_when_it_was_made_starts_then(tmp_path: Path, log: Log)
     assert log[0][1]["by"] == "creation time"
 
 
-def test_a_relative_name_with_a_colon_is_a_file(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "clip.mp4", 5)
     (tmp_path / "clip.mp4").rename(tmp_path / "a:b.mp4")
     monkeypatch.chdir(tmp_path)

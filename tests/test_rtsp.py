@@ -33,9 +33,7 @@ def look(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ca
         camera.close()
 
 
-@pytest.mark.parametrize(
-    ("fps", "codec"), [(25, "h264"), (5, "h264"), (1, "h264"), (25, "h265"), (5, "mjpeg")]
-)
+@pytest.mark.parametrize(("fps", "codec"), [(25, "h264"), (5, "h264"), (1, "h264"), (25, "h265"), (5, "mjpeg")])
 def test_a_frame_carries_the_time_of_its_capture(fps: int, codec: str, look: Callable[..., Camera]) -> None:
     port = free_port()
     with rtsp_server(port, fps, codec=codec):
@@ -85,9 +83,7 @@ def test_waiting_for_a_keyframe_is_not_loss(look: Callable[..., Camera], log: Lo
         ("u:secret@no-such-host.invalid/cam", "name unknown"),
     ],
 )
-def test_why_a_camera_does_not_open_is_said(
-    rest: str, reason: str, look: Callable[..., Camera], log: Log
-) -> None:
+def test_why_a_camera_does_not_open_is_said(rest: str, reason: str, look: Callable[..., Camera], log: Log) -> None:
     port = free_port()
     with rtsp_server(port, login="u:secret"):
         camera = look(f"rtsp://{rest.format(port=port)}")
