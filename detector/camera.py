@@ -1,11 +1,13 @@
 """Read frames from whatever `CAMERA` names: a live camera, a video file or a folder of images."""
 
+import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .files import open_folder, open_video
+from .files import open_files
 from .live import URLS, CameraError, Frame, Live, Log
 from .reasons import redact
 
@@ -17,46 +19,29 @@ class Camera:
     """Frames to iterate over; None comes, at least once a second, while a live camera has none."""
 
     images: Iterator[Frame | None]
-    live: bool
+    live: bool = False
+    state: Mapping[str, str] = field(default_factory=dict)  # camera (up, lost), camera_since and camera_reason
     close: Callable[[], None] = lambda: None
-    report: Callable[[], dict[str, str]] = dict
 
     def __iter__(self) -> Iterator[Frame | None]:
         return self.images
 
-    @property
-    def state(self) -> dict[str, str]:
-        """For the status: `camera` (up, lost), `camera_since` and `camera_reason`; of files nothing."""
-        return self.report()
 
-
-def open_camera(
-    source: str, log: Log, *, size: tuple[int, int] = (1280, 720), stall: float = 4, hang: float = 90, retry: float = 1
-) -> Camera:
+def open_camera(source: str, log: Log, **options: Any) -> Camera:
     """Open what `source` names: a number, a device, a URL, a video file or a folder of images.
 
-    A live camera may come later, unless it is a device that does not exist. It is lost `stall` s after the
-    last frame, opened again after `retry` s and ever longer, and given up when OpenCV blocks for `hang` s.
-    `size` is the wish of a device's frames, width and height in px.
+    The `options` are those of `Live`, which may come later, unless it is a device that does not exist.
     CameraError if there is nothing to read, and from the iterator when a live camera is given up.
     """
-    source = source.strip()
-    scheme, colon, rest = source.partition("://")
-    if colon:
-        source = f"{scheme.lower()}://{rest}"
-    path = Path(f"/dev/video{source}" if source.isdecimal() else source)
-    by_number_only = source.isdecimal() and sys.platform != "linux"
-    if source.startswith(URLS) or path.is_char_device() or by_number_only:
-        device = source if source.startswith(URLS) or by_number_only else str(path)
-        live = Live(device, log, size=size, stall=stall, hang=hang, retry=retry)
-        return Camera(live.images(), live=True, close=live.close, report=lambda: live.state)
-    if path.is_dir():
-        return Camera(open_folder(path, log), live=False)
-    if path.is_file():
-        return Camera(open_video(path, log), live=False)
-    if path.is_relative_to("/dev"):
-        remedy = "see `ls /dev/video*`, and on K3s give the pod the device"
-    else:
-        remedy = "give a number, a device, a URL, a video file or a folder of images"
+    source = re.sub(r"^\w+://", lambda scheme: scheme[0].lower(), source.strip())
     shown = redact(source)
-    raise CameraError(f"CAMERA={shown}: there is no {path if source.isdecimal() else shown}; {remedy}")
+    if source.isdecimal() and sys.platform == "linux":
+        source = f"/dev/video{source}"
+    path = Path(source)
+    if source.startswith(URLS) or source.isdecimal() or path.is_char_device():
+        live = Live(source, log, **options)
+        return Camera(live.images(), True, live.state, live.close)
+    if path.is_dir() or path.is_file():
+        return Camera(open_files(path, log))
+    remedy = "give a device of `ls /dev/video*` (on K3s to the pod, too), a URL, a video file or a folder of images"
+    raise CameraError(f"CAMERA={shown}: there is no {redact(source)}; {remedy}")

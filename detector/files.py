@@ -4,6 +4,7 @@ import math
 import struct
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -17,64 +18,61 @@ UNREADABLE = 1000  # failed reads in a row; then there is no more
 EPOCH_OF_MP4 = 2082844800  # s from 1904 to 1970
 
 
-def created(path: Path) -> float:
+def created(path: Path) -> int:
     """When an MP4 or MOV says that it was made, s since the epoch; 0 where it does not say."""
+    size = 16
     with path.open("rb") as file:
-        while len(box := file.read(16)) == 16:
-            size, kind, large = struct.unpack(">I4sQ", box)
-            if kind == b"moov":
-                header = box[8:] + file.read(16)  # mvhd comes first: size, kind, version, flags, time
-                if header[4:8] != b"mvhd":
-                    return 0
-                since_1904: int = struct.unpack_from(">Q" if header[8] else ">I", header, 12)[0]
-                return max(since_1904 - EPOCH_OF_MP4, 0)
-            size = large if size == 1 else size
-            if size < 8:
-                return 0
+        while size >= 8 and len(box := file.read(16)) == 16:
+            size, kind, inner = struct.unpack(">I4s4x4s", box)
+            if kind + inner == b"moovmvhd":
+                header = file.read(12)  # version, flags, time
+                return max(int.from_bytes(header[4 : 12 if header[0] else 8], "big") - EPOCH_OF_MP4, 0)
+            if size == 1:
+                size = int.from_bytes(box[8:], "big")
             file.seek(size - 16, 1)
     return 0
 
 
-def video_frames(path: Path, capture: cv2.VideoCapture, log: Log) -> Iterator[Frame]:
+def video_frames(path: Path, log: Log) -> Iterator[Frame]:
     """Every frame that can be read, in order; what cannot be read is skipped, and said."""
+    # FFmpeg takes a relative name with a colon for a protocol
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     fps = fps if math.isfinite(fps) and fps > 0 else 25.0  # some containers do not tell
     length = max(count / fps, 0)
     made = created(path)
     start = made or path.stat().st_mtime - length
     log("video", file=path, start=f"{start:.0f}", by="creation time" if made else "file's time less its length")
-    at, end, skipped, failed, some = 0.0, 0.0, 0, 0, False
+    at, first, skipped, failed = 0.0, True, 0, 0
     while failed < UNREADABLE:
         ok, image = capture.read()
         if not ok:
             failed += 1
             continue
         position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        at = position if position > at or not some else at + 1 / fps
-        # The end counts from the file's zero, where the first time stamp may not be
-        end = max(at, capture.get(cv2.CAP_PROP_PTS) / fps)
-        skipped, failed, some = skipped + failed, 0, True
+        if first and path.suffix.lower() in {".mkv", ".webm"}:
+            # Their length counts from the file's zero, positions from the first time stamp
+            zero = max(capture.get(cv2.CAP_PROP_PTS) / fps - position, 0)
+            start, length = start + zero, length - zero
+        at = position if first or position > at else at + 1 / fps
+        first, skipped, failed = False, skipped + failed, 0
         yield Frame(image, start + at)
     if skipped:
         log("frames skipped", camera=path, frames=skipped, reason="cannot be read")
-    if end + 1 / fps < length - 1:
-        log("video ended early", camera=path, seconds=round(end, 1), expected=round(length, 1))
+    if at + 1 / fps < length - 1:
+        log("video ended early", camera=path, seconds=round(at, 1), expected=round(length, 1))
 
 
-def open_video(path: Path, log: Log) -> Iterator[Frame]:
-    """The frames of a video file; CameraError if there is none."""
-    # FFmpeg takes a relative name with a colon for a protocol
-    frames = video_frames(path, cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG), log)
-    first = next(frames, None)
-    if first is None:
-        size = path.stat().st_size
-        raise CameraError(f"CAMERA={path}: no video that can be read ({size} bytes); is the file whole?")
-
-    def images() -> Iterator[Frame]:
-        yield first
-        yield from frames
-
-    return images()
+def folder_frames(folder: Path, log: Log) -> Iterator[Frame]:
+    """Every image in a folder by name, one second apart up to now; other files are left alone."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    start = time.time() - len(paths)
+    for index, path in enumerate(paths):
+        image = read_image(path)
+        if image is None:
+            log("image skipped", file=path, reason="cannot be read")
+        else:
+            yield Frame(image, start + index)
 
 
 def read_image(path: Path) -> MatLike | None:
@@ -85,23 +83,14 @@ def read_image(path: Path) -> MatLike | None:
         return None
 
 
-def open_folder(folder: Path, log: Log) -> Iterator[Frame]:
-    """Every image in a folder by name, one second apart up to now; other files are left alone."""
+def open_files(path: Path, log: Log) -> Iterator[Frame]:
+    """The frames of a video file, or of a folder of images; CameraError if there is none."""
+    frames, wanted = video_frames(path, log), f"video that can be read ({path.stat().st_size} bytes); is it whole?"
+    if path.is_dir():
+        frames, wanted = folder_frames(path, log), f"readable image in this folder ({' '.join(sorted(IMAGES))})"
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+        return chain([next(frames)], frames)
+    except StopIteration:
+        raise CameraError(f"CAMERA={path}: no {wanted}") from None
     except OSError as error:
-        raise CameraError(f"CAMERA={folder}: {error.strerror}; let this user read the folder") from error
-    if not any(read_image(path) is not None for path in paths):
-        raise CameraError(f"CAMERA={folder}: no readable image in this folder ({' '.join(sorted(IMAGES))})")
-
-    start = time.time() - len(paths)
-
-    def images() -> Iterator[Frame]:
-        for index, path in enumerate(paths):
-            image = read_image(path)
-            if image is None:
-                log("image skipped", file=path, reason="cannot be read")
-            else:
-                yield Frame(image, start + index)
-
-    return images()
+        raise CameraError(f"CAMERA={path}: {error.strerror}; let this user read it") from error

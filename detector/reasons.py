@@ -1,11 +1,13 @@
 """Why a camera cannot be read, and what to do: one line in our own words, so that no password is in it."""
 
 import errno
+import fcntl
 import os
 import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 # What FFmpeg says, and what we say. It says it on stdout, and in a process of its own only: OpenCV hides it
 SAID = (
@@ -59,19 +61,12 @@ def why_url(url: str) -> str:
 
 def why_device(device: str) -> str:
     """The reason why a V4L2 device cannot be read, asked of the kernel."""
-    import fcntl  # noqa: PLC0415 # Unix alone has it
-
     try:
-        opened = os.open(device, os.O_RDWR | os.O_NONBLOCK)
+        with Path(device).open("r+b", buffering=0) as node:
+            about = fcntl.ioctl(node, VIDIOC_QUERYCAP, bytes(104))
+            if not struct.unpack_from("I", about, DEVICE_CAPS)[0] & CAPTURE:
+                return NO_CAPTURE
+            fcntl.ioctl(node, VIDIOC_REQBUFS, struct.pack("5I", 0, BUFFER_TYPE, MMAP, 0, 0))
     except OSError as error:
         return SAYS.get(error.errno, f"{error.strerror}: is it plugged in? see `ls /dev/video*`")
-    try:
-        about = fcntl.ioctl(opened, VIDIOC_QUERYCAP, bytes(104))
-        if not struct.unpack_from("I", about, DEVICE_CAPS)[0] & CAPTURE:
-            return NO_CAPTURE
-        fcntl.ioctl(opened, VIDIOC_REQBUFS, struct.pack("5I", 0, BUFFER_TYPE, MMAP, 0, 0))
-    except OSError as error:
-        return SAYS.get(error.errno, f"{error.strerror}: unplug it, and plug it in again")
-    finally:
-        os.close(opened)
     return "no picture comes: unplug it, and plug it in again"

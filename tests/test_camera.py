@@ -1,6 +1,7 @@
 """Does the detector read what it is pointed at, and get over a camera that stalls, dies and returns?"""
 
 import re
+import struct
 import threading
 import time
 import zlib
@@ -279,6 +280,32 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, log: Log, monkey
     (tmp_path / "clip.mp4").rename(tmp_path / "a:b.mp4")
     monkeypatch.chdir(tmp_path)
     assert len(list(open_camera("a:b.mp4", log))) == 5
+
+
+def test_positions_in_an_mkv_count_from_its_first_time_stamp(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "clip.mkv"
+    write_video(path, 10)
+    data = bytearray(path.read_bytes())
+    cluster = data.index(b"\xe7\x81\x00", data.index(b"\x1f\x43\xb6\x75"))  # its Timestamp is 0
+    data[cluster + 2] = 200  # ms
+    duration = data.index(b"\x44\x89\x88") + 3
+    data[duration : duration + 8] = struct.pack(">d", 1200)
+    path.write_bytes(data)
+    frames = [frame for frame in open_camera(str(path), log) if frame]
+    assert frames[0].at == pytest.approx(path.stat().st_mtime - 1, abs=0.05)
+    assert log.events() == ["video"]
+
+
+def test_a_tiff_is_turned_upright(tmp_path: Path, log: Log) -> None:
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    # width, height, bits, uncompressed, 0 is black, offset, orientation, samples, rows, bytes
+    tags = {256: 4, 257: 3, 258: 8, 259: 1, 262: 1, 273: 134, 274: 3, 277: 1, 278: 3, 279: 12}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    (tmp_path / "a.tiff").write_bytes(header + entries + bytes(4) + gray.tobytes())
+    frame = next(iter(open_camera(str(tmp_path), log)))
+    assert frame is not None
+    assert np.array_equal(frame.image[..., 0], cv2.rotate(gray, cv2.ROTATE_180))
 
 
 def test_one_picture_over_the_limit_of_opencv_is_skipped_by_name(tmp_path: Path, log: Log) -> None:

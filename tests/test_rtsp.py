@@ -53,7 +53,7 @@ def test_a_stall_is_opened_again_and_gives_no_old_frames(look: Callable[..., Cam
         server.tell("go on")
         frame = next_frame(camera)
         assert abs(frame.at - stamp_of(frame.image)) < 0.2
-    assert log.events() == ["camera up", "camera lost", "camera back"]
+        assert log.events() == ["camera up", "camera lost", "camera back"]
 
 
 def test_waiting_for_a_keyframe_is_not_loss(look: Callable[..., Camera], log: Log) -> None:
@@ -70,7 +70,7 @@ def test_waiting_for_a_keyframe_is_not_loss(look: Callable[..., Camera], log: Lo
         server.tell("go on")
         next_frame(camera)
         assert server.count("client") <= viewers + 1
-    assert log.events() == ["camera up"]
+        assert log.events() == ["camera up"]
 
 
 @pytest.mark.parametrize(
