@@ -41,6 +41,10 @@ def video_frames(path: Path, log: Log) -> Iterator[Frame]:
     fps = fps if math.isfinite(fps) and fps > 0 else 25.0  # some containers do not tell
     length = max(count / fps, 0)
     made = created(path)
+    if not (made or length):  # a browser's webm does not tell its length, and must not end in the future
+        while capture.grab():
+            length = max(length, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        capture.open(str(path.absolute()), cv2.CAP_FFMPEG)
     start = made or path.stat().st_mtime - length
     log("video", file=path, start=f"{start:.0f}", by="creation time" if made else "file's time less its length")
     at, first, skipped, failed = 0.0, True, 0, 0

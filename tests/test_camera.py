@@ -296,6 +296,18 @@ def test_positions_in_an_mkv_count_from_its_first_time_stamp(tmp_path: Path, log
     assert log.events() == ["video"]
 
 
+def test_a_film_that_does_not_tell_its_length_does_not_end_in_the_future(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "clip.mkv"
+    write_video(path, 10)
+    data = bytearray(path.read_bytes())
+    duration = data.index(b"\x44\x89\x88")
+    data[duration : duration + 11] = b"\xec\x89" + bytes(9)  # an element of nothing, as long
+    path.write_bytes(data)
+    frames = [frame for frame in open_camera(str(path), log) if frame]
+    assert len(frames) == 10
+    assert frames[-1].at == pytest.approx(path.stat().st_mtime, abs=0.05)
+
+
 def test_a_tiff_is_turned_upright(tmp_path: Path, log: Log) -> None:
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
     # width, height, bits, uncompressed, 0 is black, offset, orientation, samples, rows, bytes
