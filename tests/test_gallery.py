@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
+import axe_playwright_python
 import boto3
 import cv2
 import numpy as np
@@ -195,6 +196,7 @@ def page(browser: Browser) -> Iterator[Page]:
     assert [it for it in complaints if not (expected and expected in it)] == []
 
 
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 OWN = re.compile(r"data:|https?://([a-z0-9-]+\.)?localhost[:/]")
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -747,6 +749,26 @@ def test_fits_a_phone(bucket: Bucket, page: Page) -> None:
     assert image["width"] > 0.9 * PHONE["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.evaluate("document.querySelector('dialog').scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_on_the_wall_or_in_the_large_view(
+    bucket: Bucket, page: Page, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    for number in range(3):
+        bucket.put_face(NOON - minutes(number))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(bucket.url)
+    expect(page.locator(".tile img")).not_to_have_count(0)
+    page.evaluate(AXE.read_text())
+    for large in (False, True):
+        if large:
+            page.locator(".tile").first.click()
+            expect(page.locator("dialog")).to_be_visible()
+        violations = page.evaluate("axe.run()")["violations"]
+        assert [(it["id"], [node["html"] for node in it["nodes"]]) for it in violations] == []
 
 
 # ---- The page's own promises ------------------------------------------------------------------------------
