@@ -77,7 +77,13 @@ def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
     client.meta.events.register_first(
         "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
     )
+    client.meta.events.register_last("before-call.s3", unasked)
     return client
+
+
+def unasked(params: Any, **_: object) -> None:
+    """Send a body at once; boto3 asks first: a round trip a PUT, 1 s where a proxy does not answer, 0.3 ms of CPU."""
+    params["headers"].pop("Expect", None)
 
 
 def error_code(error: Exception) -> str:
