@@ -10,7 +10,8 @@ import pytest
 from tests.faults import Wan
 from tests.pipeline import ROOT, Pipeline, eventually
 
-FACES = 60
+QUEUE = 150_000  # bytes; the frames hold ten times as much in faces
+FRAMES = 90
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def small(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
     """The shipped brokers, but for an edge's queue and a window of a few faces."""
     pipeline.mosquitto = tmp_path / "mosquitto"
     shutil.copytree(ROOT / "mosquitto", pipeline.mosquitto)
-    for name, limit in (("max_queued_bytes", 400_000), ("max_inflight_messages", 5)):
+    for name, limit in (("max_queued_bytes", QUEUE), ("max_inflight_messages", 5)):
         for side in ("edge", "cloud") if name == "max_inflight_messages" else ("edge",):
             conf = pipeline.mosquitto / side / "mosquitto.conf"
             text, changed = re.subn(rf"^{name} .*", f"{name} {limit}", conf.read_text(), flags=re.MULTILINE)
@@ -46,8 +47,8 @@ def all_home(pipeline: Pipeline) -> None:
     cut = set(re.findall(r"^face: id=(\w+)", pipeline.log("detector"), re.MULTILINE))
     stored = [re.sub(r".*-(\w{16})\.\w+$", r"\1", key) for key in pipeline.bucket_keys()]
     assert sorted(stored) == sorted(cut)
-    assert len(cut) >= FACES
-    assert "sending again" in pipeline.log("detector"), "nothing was dropped"
+    assert cut
+    assert "being dropped for client bridge-to-cloud" in pipeline.log("edge")
 
 
 def test_an_outage_of_ten_times_the_queue(
@@ -55,9 +56,8 @@ def test_an_outage_of_ten_times_the_queue(
 ) -> None:
     wan.state = "cut"
     heard = small.listen("faces/cam0", small.edge_port)
-    small.detector(folder_of(FACES), FACE_FORMAT="png", FACE_INTERVAL="0")
-    eventually(lambda: len(heard) >= FACES)
-    assert sum(len(message.payload) for message in heard) > 10 * 400_000
+    small.detector(folder_of(FRAMES), FACE_FORMAT="png", FACE_INTERVAL="0")
+    eventually(lambda: sum(len(message.payload) for message in heard) > 10 * QUEUE)
     wan.state = "up"
     all_home(small)
 
@@ -66,5 +66,5 @@ def test_a_wan_that_is_never_cut_and_slower_than_the_camera(
     small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]
 ) -> None:
     wan.rate = 500_000
-    small.detector(folder_of(FACES), FACE_FORMAT="png", FACE_INTERVAL="0")
+    small.detector(folder_of(FRAMES), FACE_FORMAT="png", FACE_INTERVAL="0")
     all_home(small)
