@@ -3,12 +3,20 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 PYTHON ?= python3
+# as it was typed: a $ in a password is no variable of make's
+ifdef CAMERA
+override CAMERA := $(value CAMERA)
+export CAMERA
+endif
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp://... or CAMERA=my.mp4 for your own
 	@python -m tests.demo
+
+model: .venv/demo ## fetch the YuNet face detection model, by its checksum, into face.onnx
+	@python -m tests.model
 
 test: .venv/ready ## all tests that need no container engine
 	@tests/system browser
@@ -23,8 +31,10 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
+	@tests/system bench
 	python -m tests.bench.detection
 	python -m tests.bench.sink
+	python -m tests.bench.spool
 
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
 	python -m tests.chaos
@@ -73,4 +83,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo test lint bench chaos status test-docker images lock k3s-images clean system
+.PHONY: help demo model test lint bench chaos status test-docker images lock k3s-images clean system

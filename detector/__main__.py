@@ -4,47 +4,48 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
 from .spool import Spool, SpoolError
 from .watch import Watch, read_options
 
-# sysexits.h: EX_NOINPUT, EX_IOERR; a bad model is a bad setting
-EXIT_STATUS: dict[type[Exception], int] = {CameraError: 66, SpoolError: 74, ValueError: 2}
 
-
-def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, stop: threading.Event) -> None:
+def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event) -> None:
     """Look at every frame until the camera ends, or `stop`; raises CameraError and SpoolError."""
     for frame in camera:
-        beat()
+        pulse.beat("camera")
         if stop.is_set():
             return
         if frame is not None:
             watch.look(frame)
             delivery.wake.set()
-        # A file can wait for the network, and a live camera cannot
-        while not camera.live and watch.spool.nearly_full() and not stop.wait(0.1):
-            beat()
 
 
-def await_receipts(spool: Spool, stop: threading.Event) -> bool:
-    """Wait until every face is home, saying how many are not at growing intervals; tells whether all are."""
+def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Callable[[], bool]:
+    """Give what waits a moment for the cloud, saying so at growing intervals; it tells whether to stop."""
     pause = 5.0
     say_at = time.monotonic() + pause
-    while spool.count and not stop.wait(0.05):
-        beat()
+
+    def wait() -> bool:
+        nonlocal pause, say_at
+        pulse.beat("camera")
         if time.monotonic() > say_at:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
             pause *= 2
             say_at = time.monotonic() + pause
-    return not spool.count
+        return stop.wait(0.05)
+
+    return wait
 
 
 def main() -> None:
@@ -57,21 +58,29 @@ def main() -> None:
     options = read_options(settings)
     broker = settings.broker(f"detector-{options.name}")
     receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
-    resend_after = settings.number("RESEND_AFTER", 60, 1, 86400)
+    resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
     spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
     try:
-        camera = open_camera(options.camera, log=log)
+        camera = open_camera(options.camera, log, size=options.size)
         spool = Spool(spool_path, spool_bytes)
         watch = Watch(options, spool)
-        delivery = Delivery(spool, options.name, receipts, resend_after)
-        client = connect(broker, f"status/detector/{options.name}", delivery.connected)
-        run(camera, watch, delivery, client, status_every=status_every, stop=stop)
+        delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
+        pulse = Pulse("network", "delivery", "camera")
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = DAY
+
+        def connected(client: mqtt.Client, connack: Properties) -> None:
+            delivery.connected(client, connack)
+            watch.max_bytes = delivery.max_bytes
+
+        client = connect(broker, f"status/detector/{options.name}", connected, session, pulse)
+        run(camera, watch, delivery, client, pulse, status_every=status_every, stop=stop)
     except (CameraError, SpoolError, ValueError) as error:
         print(error, file=sys.stderr)
-        sys.exit(next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)))
+        sys.exit(getattr(error, "status", 2))  # a bad model is a bad setting
 
 
 def run(
@@ -79,6 +88,7 @@ def run(
     watch: Watch,
     delivery: Delivery,
     client: mqtt.Client,
+    pulse: Pulse,
     *,
     status_every: float,
     stop: threading.Event,
@@ -89,28 +99,34 @@ def run(
     client.on_publish = delivery.on_publish
     client.loop_start()
 
-    def counts() -> dict[str, float]:
-        return {**watch.counts, **delivery.report()}
+    def counts() -> dict[str, object]:
+        return {**watch.counts, **delivery.report(), **camera.state}
 
     def report() -> None:
         while not stop.wait(status_every):
             now = counts()
             log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
-            say_status(client, status, "up", now)
+            say_status(client, status, "stuck" if pulse.stuck() else "up", now)
 
-    threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop])]
+    threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop, pulse.beat])]
     for thread in threads:
         thread.start()
+    if not camera.live:
+        delivery.spool.wait = patience(delivery.spool, pulse, stop)
     try:
-        watch_camera(camera, watch, delivery, stop)
-        delivered = await_receipts(delivery.spool, stop)
+        watch_camera(camera, watch, delivery, pulse, stop)
+        # A file that was read to its end is done when all is home, a live camera never
+        wait = patience(delivery.spool, pulse, stop)
+        while delivery.spool.count and not wait():
+            pass
+        done = not (camera.live or delivery.spool.count or stop.is_set())
     finally:
         camera.close()
         stop.set()
         for thread in threads:
             thread.join()
-    disconnect(client, status, "done" if delivered else "down", counts())
-    log("done" if delivered else "stopped", **counts())
+    disconnect(client, status, "done" if done else "down", counts())
+    log("done" if done else "stopped", **counts())
 
 
 if __name__ == "__main__":

@@ -156,9 +156,7 @@ class Delivery:
         """Give the counters for the status message."""
         oldest = next(map(self.spool.get, self.spool.after(0, 1)), None)
         now = datetime.now(timezone.utc)
-        cut = (
-            datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
-        )
+        cut = datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
         return {
             **self.counts,
             "dropped": self.spool.dropped,

@@ -1,23 +1,34 @@
 """Looks at the frames of one camera, and puts the faces that are worth sending into the spool."""
 
+import math
 import os
+import re
 import secrets
 import sys
 from collections import Counter
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 from cv2.typing import MatLike
 
 from service import Settings, log
 
 from .camera import Frame
-from .faces import Face, crop, encode, open_detector
+from .faces import MAX_BYTES, Face, crop, encode, look, open_detector, sharpness
+from .motion import NEAR, Motion, find_near
 from .spool import Spool
-from .tracks import Motion, Sighting, Tracker
+from .tracks import Track, Tracker
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
+POINT = r"(?:0?\.\d+|[01](?:\.0*)?),(?:0?\.\d+|[01](?:\.0*)?)"  # x,y in parts of the frame
+POLYGON = rf"{POINT}(?: {POINT}){{2,}}"
+MODEL = "face.onnx"  # where `make model` puts it
+# s between two looks at the whole frame: with no face in sight, and with some, which are looked at meanwhile
+SWEEP = 0.25, 1.0
+CUT = 0.5  # of the picture changed at once: another scene, which is looked at as a whole
 
 
 class Options(NamedTuple):
@@ -27,56 +38,47 @@ class Options(NamedTuple):
     name: str
     model: str
     width: int
+    min_size: float
+    min_score: float
+    zone: list[MatLike]  # polygons (N, 2) in parts of the frame; none means all of it
     max_fps: float
     interval: float
+    longest: float
     margin: float
     max_side: int
     format: str
     quality: int
     show: bool
+    size: tuple[int, int] = (1280, 720)
 
 
 def read_options(settings: Settings) -> Options:
     """Take the settings of the camera, the faces and the crops."""
+    remedy = "give polygons as x,y x,y x,y; each in parts of the frame, from 0 to 1"
+    zone = settings.text("FACE_ZONE", "", rf"(?:{POLYGON}(?:; ?{POLYGON})*)?", remedy)
     show = settings.text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
-    if (
-        show
-        and sys.platform == "linux"
-        and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    ):
+    if show and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
+    size = settings.text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
+    width, height = [*re.findall(r"\d+", size), "0", "0"][:2]
     return Options(
-        settings.text(
-            "CAMERA", "0", r".+", "give a number, a device, a URL, a video file or a folder of images"
-        ),
+        settings.text("CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"),
         settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes"),
-        settings.text("FACE_MODEL", "", r".*", "give the path of a YuNet ONNX file"),
+        settings.text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar"),
         int(settings.number("FACE_WIDTH", 640, 32, 4096)),
+        settings.number("FACE_MIN_SIZE", 0, 0, 4096),
+        settings.number("FACE_MIN_SCORE", 0, 0, 1000),
+        [np.array(re.findall(r"[\d.]+", each), np.float32).reshape(-1, 2) for each in re.findall(POLYGON, zone)],
         settings.number("MAX_FPS", 10, 0.1, 1000),
         settings.number("FACE_INTERVAL", 1, 0, 86400),
+        settings.number("FACE_INTERVAL_MAX", 60, 0, 86400),
         settings.number("FACE_MARGIN", 0.2, 0, 2),
         int(settings.number("FACE_MAX_SIDE", 512, 16, 4096)),
         settings.text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png"),
         int(settings.number("FACE_QUALITY", 90, 1, 100)),
         show,
+        size=(int(width), int(height)),
     )
-
-
-def describe(options: Options, sighting: Sighting, frame: Frame) -> dict[str, str]:
-    """Give the user properties of a face message, but for `seq`, which the spool counts."""
-    height, width = frame.image.shape[:2]
-    captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
-    return {
-        "id": secrets.token_hex(8),
-        "camera": options.name,
-        "captured_at": captured_at.replace("+00:00", "Z"),
-        "box": ",".join(str(side) for side in sighting.face.box),
-        "frame_size": f"{width}x{height}",
-        "score": f"{sighting.face.score:.3f}",
-        "sharpness": f"{sighting.sharpness:.1f}",
-        "track": str(sighting.track),
-        "schema": "1",
-    }
 
 
 class Watch:
@@ -85,38 +87,79 @@ class Watch:
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options = options
         self.spool = spool
-        self.detect = open_detector(options.model, options.width)
+        self.max_bytes = MAX_BYTES  # of a picture; less where the broker takes less
+        self.detect = open_detector(options.model, options.width, options.min_score)
+        self.detect_near = open_detector(options.model, NEAR, options.min_score)
         self.motion = Motion(options.max_fps)
-        self.tracker = Tracker(options.interval)
+        self.tracker = Tracker(options.interval, options.longest)
+        self.swept = -math.inf  # when the whole frame was looked at last
         self.faces: list[Face] = []
         self.counts = Counter(frames=0, faces=0)
 
     def look(self, frame: Frame) -> None:
         """Spool the faces of a frame that are worth sending."""
         self.counts["frames"] += 1
+        image, at, options = frame.image, frame.at, self.options
         # Who asks for every detection of every frame gets exactly that
-        if self.options.interval == 0 or self.motion.moved(frame.image, frame.at):
-            self.faces = self.detect(frame.image)
-            for sighting in self.tracker.update(frame.image, self.faces, frame.at):
-                self.keep(frame, sighting)
-        if self.options.show:
-            show(self.options.name, frame.image, self.faces)
+        if options.interval == 0 or self.motion.moved(image, at):
+            self.faces = [face for face in self.find(image, at) if self.wanted(face, image)]
+            boxes = [face.box for face in self.faces]
+            tracks = self.tracker.follow(boxes, [look(image, box) for box in boxes], at)
+            for face, track in zip(self.faces, tracks, strict=True):
+                picture = crop(image, face.box, options.margin, options.max_side)
+                sharp = sharpness(picture)
+                if self.tracker.worth(track, sharp * min(face.box[2:]), at):
+                    self.keep(picture, self.describe(frame, face, sharp, track))
+        if options.show:
+            show(options, image, self.faces)
 
-    def keep(self, frame: Frame, sighting: Sighting) -> None:
-        """Cut a face out, and put it into the spool."""
-        options = self.options
-        picture = crop(frame.image, sighting.face.box, options.margin, options.max_side)
-        payload = encode(picture, options.format, options.quality)
-        properties = describe(options, sighting, frame)
-        self.spool.add(properties["id"], CONTENT_TYPES[options.format], properties, payload)
+    def find(self, image: MatLike, at: float) -> list[Face]:
+        """Find the faces of a frame: all, or between sweeps those that were there at the last look."""
+        boxes = [face.box for face in self.faces]
+        if self.options.interval and 0 <= at - self.swept < SWEEP[bool(boxes)] and self.motion.share < CUT:
+            faces = find_near(self.detect_near, image, boxes)
+            if len(faces) == len(boxes):
+                return faces
+        self.swept = at
+        return self.detect(image)
+
+    def wanted(self, face: Face, image: MatLike) -> bool:
+        """Whether a face is large enough, and its centre within the zone."""
+        x, y, w, h = face.box
+        centre = (x + w / 2) / image.shape[1], (y + h / 2) / image.shape[0]
+        inside = [cv2.pointPolygonTest(polygon, centre, False) >= 0 for polygon in self.options.zone]
+        return min(w, h) >= self.options.min_size and (any(inside) or not inside)
+
+    def describe(self, frame: Frame, face: Face, sharp: float, track: Track) -> dict[str, str]:
+        """Give the user properties of a face message, but for `seq`, which the spool counts."""
+        height, width = frame.image.shape[:2]
+        captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
+        return {
+            "id": track.id + secrets.token_hex(4),
+            "camera": self.options.name,
+            "captured_at": captured_at.replace("+00:00", "Z"),
+            "box": ",".join(str(side) for side in face.box),
+            "frame_size": f"{width}x{height}",
+            "score": f"{face.score:.3f}",
+            "sharpness": f"{sharp:.1f}",
+            "track": str(track.number),
+            "schema": "1",
+        }
+
+    def keep(self, picture: MatLike, properties: dict[str, str]) -> None:
+        """Put a picture of a face into the spool."""
+        payload = encode(picture, self.options.format, self.options.quality, self.max_bytes)
+        self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
         log("face", id=properties["id"], box=properties["box"], track=properties["track"], bytes=len(payload))
 
 
-def show(title: str, image: MatLike, faces: list[Face]) -> None:
-    """Show a frame in a window, with a box around each face; for setting up a camera."""
+def show(options: Options, image: MatLike, faces: list[Face]) -> None:
+    """Show a frame in a window, with the zone and a box around each face; for setting up a camera."""
     image = image.copy()
     for face in faces:
         cv2.rectangle(image, face.box, (0, 255, 0), 2)
-    cv2.imshow(title, image)
+    size = image.shape[1::-1]
+    cv2.polylines(image, [(polygon * size).astype(np.int32) for polygon in options.zone], True, (255, 255, 0), 2)
+    cv2.imshow(options.name, image)
     cv2.waitKey(1)

@@ -8,11 +8,13 @@ import sys
 from collections import Counter
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import Pulse, Settings, connect, disconnect, log, say_status, start
 
-from .status import print_status
+from . import status
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 SHOWN = ("id", "captured_at", "box", "frame_size", "score")
@@ -32,31 +34,28 @@ def on_message(client: mqtt.Client, counts: Counter[str], message: mqtt.MQTTMess
 
 def main() -> None:
     """Subscribe on the edge's broker, and print until SIGTERM or Ctrl-C."""
+    if sys.argv[1:]:
+        sys.exit(status.main())
     stop = start()
     settings = Settings(os.environ)
     broker = settings.broker("logger")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
-    if sys.argv[1:] == ["--status"]:
-        sys.exit(print_status(broker))
 
-    counts: Counter[str] = Counter(faces=0)
-    status = f"status/logger/{broker.client_id}"
-    client = connect(
-        broker,
-        status,
-        connected=lambda client: client.subscribe(
-            [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
-        ),
-    )
+    counts, pulse = Counter(faces=0), Pulse("network")
+    # Who only looks keeps no queue with the broker: away for hours, it would fill it for the others
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 0
+    filters = [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
+    name = f"status/logger/{broker.client_id}"
+    client = connect(broker, name, lambda client, _connack: client.subscribe(filters), session, pulse)
     client.user_data_set(counts)
     client.on_message = on_message
     client.loop_start()
     while not stop.wait(status_every):
-        beat()
-        say_status(client, status, "up", counts)
-    disconnect(client, status, "down", counts)
+        say_status(client, name, "stuck" if pulse.stuck() else "up", counts)
+    disconnect(client, name, "down", counts)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,40 @@
 """One table of what each service said last: `python -m logger --status`."""
 
+import argparse
 import json
+import os
+import ssl
 import sys
 import time
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from service import Broker, quoted
+from service import Broker, Settings, quoted, read_certs, read_env_file
 
 PATIENCE = 5.0  # s to wait for the broker
 QUIET = 0.5  # s without a further retained message until the table is whole
-SILENT = 60  # s since the last word of a service that says it is up: six times STATUS_INTERVAL
+SILENT = 60  # s since the last word, at least; else six times what it says of STATUS_INTERVAL, 3600 at most
+LONGEST = 10_000  # bytes; ours have some 400
 HEADER = ("DEVICE", "SERVICE", "NAME", "STATE", "SAID", "COUNTERS")
 Row = tuple[str, str, str, str, str, str]
+
+
+def health(said: dict[str, Any], now: datetime) -> tuple[str, str]:
+    """Take state, time and interval out of what a service said; give its health and its age."""
+    state, at, every = str(said.pop("state")), said.pop("at", None), float(said.pop("every", 10))
+    if at is None:
+        return quoted(state), "-"  # a last will
+    age = round((now - datetime.fromisoformat(at)).total_seconds())
+    if state == "up" and not abs(age) <= max(SILENT, 6 * min(every, 3600)):
+        state = "silent"
+    elif state == "up" and said.get("camera", "up") != "up":
+        state = "no camera"
+    elif state == "up" and said.get("held", 0) != 0:
+        state = "holding"
+    return quoted(state), f"{age} s ago"
 
 
 def status_row(topic: str, payload: bytes, now: datetime) -> Row:
@@ -27,25 +45,19 @@ def status_row(topic: str, payload: bytes, now: datetime) -> Row:
     if topic == "status/bridge":
         return "-", "bridge", "-", "up" if payload == b"1" else "down", "-", ""
     try:
-        said: dict[str, Any] = json.loads(payload)
-        state = quoted(str(said.pop("state")))
-        at = said.pop("at", None)
-        age = round((now - datetime.fromisoformat(at)).total_seconds()) if at else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        said = json.loads(payload[:LONGEST])
+        state, age = health(said, now)
+        counters = " ".join(f"{quoted(key)}={quoted(str(value))}" for key, value in said.items())
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return device, service, name, "unreadable", "-", ""
-    if state == "up" and age is not None and age > SILENT:
-        state = "silent"
-    counters = " ".join(f"{quoted(key)}={quoted(str(value))}" for key, value in said.items())
-    return device, service, name, state, "-" if age is None else f"{age} s ago", counters
+    return device, service, name, state, age, counters
 
 
 def table(rows: list[Row]) -> str:
     """Lay the rows out in columns."""
     lines = [HEADER, *sorted(rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    laid_out = (
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines
-    )
+    laid_out = ("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in laid_out)
 
 
@@ -55,9 +67,10 @@ def retained(broker: Broker) -> dict[str, bytes]:
     asked: list[int] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     if broker.certs:
-        certs = Path(broker.certs)
-        client.tls_set(str(certs / "ca.crt"), str(certs / "tls.crt"), str(certs / "tls.key"))
-    client.on_subscribe = lambda *args: asked.append(args[2])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        read_certs(context, broker.certs)
+        client.tls_set_context(context)
+    client.on_subscribe = lambda *_: asked.append(1)
     client.on_message = lambda *args: heard.update({args[2].topic: bytes(args[2].payload)})
     client.connect(broker.host, broker.port)
     client.subscribe("status/#", qos=0)
@@ -66,7 +79,7 @@ def retained(broker: Broker) -> dict[str, bytes]:
         client.loop(QUIET)
     if not asked:
         raise TimeoutError("the broker does not answer, or refuses this certificate")
-    # All that is retained comes right after the answer; the table is whole once nothing more does
+    # All that is retained comes right after the answer; the table is whole once no more topics do
     count = -1
     while count != len(heard):
         count, until = len(heard), time.monotonic() + QUIET
@@ -76,14 +89,20 @@ def retained(broker: Broker) -> dict[str, bytes]:
     return heard
 
 
-def print_status(broker: Broker) -> int:
+def main() -> int:
     """Print the table; gives 0 when everything is up or done, 1 when not, 69 when there is no broker."""
+    parser = argparse.ArgumentParser(prog="python -m logger", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--status", action="store_true", required=True, help="print the table, and end")
+    parser.parse_args()
+    read_env_file()
+    settings = Settings(os.environ)
+    broker = settings.broker("logger")
+    settings.refuse_bad()
     try:
         heard = retained(broker)
     except OSError as error:
         print(f"MQTT_HOST={broker.host} MQTT_PORT={broker.port}: {error}", file=sys.stderr)
         return 69  # EX_UNAVAILABLE
-    now = datetime.now(timezone.utc)
-    rows = [status_row(topic, payload, now) for topic, payload in heard.items()]
+    rows = [status_row(topic, payload, datetime.now(timezone.utc)) for topic, payload in heard.items()]
     print(table(rows))
     return 0 if rows and all(row[3] in ("up", "done") for row in rows) else 1

@@ -1,107 +1,145 @@
 """Store every face that reaches the cloud's broker in an S3 bucket: `python -m s3sink`."""
 
 import os
-import queue
 import threading
 import time
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Settings, beat, connect, disconnect, log, say_status, start
+from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .bucket import bucket_name
-from .objects import rejected_object, stored_object, valid_id
-from .store import Gone, Store, s3_client
+from .objects import CONTRACT, rejected_object, stored_object, valid_id
+from .store import Gone, Refused, Store
 
-BREAKER = 50  # rejections in a row: then it is rather our reading that is bad than all the images
-BREAKER_HOLD = 10.0  # s that each further rejection is held, so that an operator can step in
 MAX_TOPIC = 65535  # bytes, MQTT 5, 1.5.4
-MAX_QOS0 = 200  # messages of QoS 0 under way; no window bounds them
+MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
+MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
+DRAIN = 9.0  # s for uploads and receipts to end at SIGTERM; leaving takes up to 10 more
 
 
-def store_message(store: Store, message: mqtt.MQTTMessage, gone: threading.Event) -> None:
-    """Store a face, or what is no image under `rejected/`; returns when the bucket has it, raises Gone."""
-    properties = getattr(message.properties, "UserProperty", [])
-    payload = bytes(message.payload)
+class Taken:
+    """A message on its way into the bucket; of its properties only those that are used."""
+
+    def __init__(self, message: mqtt.MQTTMessage, over: threading.Event) -> None:
+        self.mid, self.qos = message.mid, message.qos
+        self.topic, self.payload = message.topic, bytes(message.payload)
+        pairs = getattr(message.properties, "UserProperty", [])
+        self.properties = {name: value for name, value in pairs if name in CONTRACT}
+        self.sending = getattr(message.properties, "CorrelationData", None)
+        self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
+        self.ended = threading.Event()  # set when its upload has ended in any way
+        self.settled = False  # stored or refused for good; else the broker will send it again
+        self.receipt: mqtt.MQTTMessageInfo | None = None
+
+
+def store_message(store: Store, taken: Taken) -> bool:
+    """Store a face, or what cannot be one under `rejected/`; False when no receipt is due. Raises Gone."""
     began = time.monotonic()
+    source = taken.topic, taken.properties.items(), taken.payload
+    if not taken.payload and "id" not in taken.properties:
+        return False  # it clears a retained message
     try:
-        target = stored_object(message.topic, properties, payload)
-        image = True
-    except ValueError as reason:
-        log("no image", topic=message.topic, reason=reason)
-        target = rejected_object(message.topic, properties, payload, str(reason))
-        image = False
-        if store.counts["rejected_in_a_row"] >= BREAKER:
-            log(
-                "rejecting slowly, nothing but no images: look at rejected/ in the bucket",
-                topic=message.topic,
-            )
-            if gone.wait(BREAKER_HOLD):
-                raise Gone from reason
-    store.put(target, payload, gone)
-    store.note(image)
-    log("stored", key=target.key, bytes=len(payload), ms=round(1000 * (time.monotonic() - began)))
+        try:
+            target, outcome = stored_object(*source), "stored"
+            store.put(target, taken.payload, taken.over)
+        except (ValueError, Refused) as reason:
+            if isinstance(reason, Refused) and not reason.lasting:
+                raise
+            target, outcome = rejected_object(*source, str(reason)), "rejected"
+            log("rejected", topic=taken.topic, reason=reason)
+            store.put(target, taken.payload, taken.over)
+    except Refused as reason:
+        store.count(refused=1)
+        log("REFUSED by the bucket, the camera's spool keeps it", topic=taken.topic, reason=reason)
+        return False
+    store.count(**{outcome: 1})
+    log("stored", key=target.key, bytes=len(taken.payload), ms=round(1000 * (time.monotonic() - began)))
+    return True
 
 
-def send_receipt(client: mqtt.Client, message: mqtt.MQTTMessage) -> None:
+def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
     """Tell the detector that this face lies in the bucket; one without an id has nobody who waits for it."""
-    prefix, _, rest = message.topic.partition("/")
+    prefix, _, rest = taken.topic.partition("/")
     try:
-        receipt = valid_id(dict(getattr(message.properties, "UserProperty", [])))
+        receipt = valid_id(taken.properties)
     except ValueError:
-        return
+        return None
     topic = f"receipts/{rest}"
-    if prefix == "faces" and len(topic.encode()) <= MAX_TOPIC:
-        client.publish(topic, receipt, qos=1)
+    if prefix != "faces" or len(topic.encode()) > MAX_TOPIC:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)
+    if taken.sending:
+        properties.CorrelationData = taken.sending
+    return client.publish(topic, receipt, qos=1, properties=properties)
 
 
 class Sink:
-    """The way of each message: taken, stored, then acknowledged in the order received (MQTT 5, 4.6)."""
+    """The way of each message: taken, stored, its receipt sent, and then acknowledged."""
 
-    def __init__(self, store: Store, topic: str, uploads: int) -> None:
+    def __init__(self, store: Store, topic: str) -> None:
         self.store = store
         self.topic = topic
-        self.pool = ThreadPoolExecutor(uploads)
-        self.gone = threading.Event()  # one for each connection
-        self.taken: queue.Queue[tuple[mqtt.MQTTMessage, threading.Event, Future[None]] | None] = queue.Queue()
+        self.over = threading.Event()  # of the present connection
+        self.waiting: SimpleQueue[Taken] = SimpleQueue()  # not begun
+        self.taken: SimpleQueue[Taken | None] = SimpleQueue()  # in the order received
 
-    def connected(self, client: mqtt.Client) -> None:
-        """Let go of what came over the last connection, the broker sends it again; subscribe."""
-        self.gone.set()
-        self.gone = threading.Event()
-        client.subscribe(self.topic, qos=1)
+    def connected(self, client: mqtt.Client, *_connack: object) -> None:
+        """Let go of what came over the last connection, for the broker sends it again; subscribe."""
+        self.let_go()
+        self.over = threading.Event()
+        # Retained messages come once, not at each connect
+        once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+        client.subscribe(self.topic, options=once)
 
     def on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        """Begin to store a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
-        if message.qos == 0 and self.taken.qsize() >= MAX_QOS0:
-            log("dropped, publish with QoS 1 to be safe", topic=message.topic)
+        """Take a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
+        taken = Taken(message, self.over)
+        size = len(taken.payload)
+        if taken.qos == 0 and self.store.counts["bytes"] + size > MAX_QOS0:
+            log("dropped, publish with QoS 1 to be safe", topic=taken.topic)
             self.store.count(dropped=1)
             return
-        gone = self.gone
-        self.store.count(taken=1)
-        self.taken.put((message, gone, self.pool.submit(store_message, self.store, message, gone)))
+        self.store.count(taken=1, bytes=size)
+        self.taken.put(taken)
+        self.waiting.put(taken)
 
-    def acknowledge(self, client: mqtt.Client) -> None:
-        """Acknowledge what is stored, until drained."""
-        while taken := self.taken.get():
-            message, gone, upload = taken
+    def upload(self, client: mqtt.Client) -> None:
+        """Store one message after the other; each receipt leaves at once, whatever the others do."""
+        while True:
+            taken = self.waiting.get()
             try:
-                upload.result()
-            except (Gone, CancelledError):
-                continue
-            finally:
-                self.store.count(taken=-1)
-            send_receipt(client, message)
-            # On another connection the same number is another message
-            if gone is self.gone:
-                client.ack(message.mid, message.qos)
+                if store_message(self.store, taken):
+                    taken.receipt = send_receipt(client, taken)
+                taken.settled = not (taken.receipt and taken.receipt.rc)
+            except Gone:
+                pass
+            taken.ended.set()
 
-    def drain(self) -> None:
-        """End what is being tried again, finish what is being sent; the rest stays with the broker."""
-        self.gone.set()
-        self.pool.shutdown(cancel_futures=True)
-        self.taken.put(None)
+    def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
+        """Acknowledge in the order received (MQTT 5, 4.6), each once the broker has its receipt."""
+        while taken := self.taken.get():
+            # Over a new connection the same number is another message
+            while taken.over is self.over and not taken.ended.wait(1):
+                pass
+            while taken.over is self.over and taken.settled and taken.receipt and not taken.receipt.is_published():
+                taken.receipt.wait_for_publish(1)
+            if taken.over is self.over and taken.settled:
+                client.ack(taken.mid, taken.qos)
+            self.store.count(taken=-1, bytes=-len(taken.payload))
+            pulse.beat("acknowledger")
+
+    def let_go(self) -> None:
+        """End what is tried again, and what has not begun; what is being sent may end."""
+        self.over.set()
+        with suppress(Empty):
+            while True:
+                self.waiting.get_nowait().ended.set()
 
 
 def main() -> None:
@@ -115,23 +153,36 @@ def main() -> None:
     status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
 
-    store = Store(s3_client(uploads), bucket)
-    sink = Sink(store, topic, uploads)
+    pulse = Pulse("network", "acknowledger")
+    store = Store(bucket, uploads)
+    sink = Sink(store, topic)
     status = f"status/s3sink/{broker.client_id}"
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
-    client = connect(broker, status, sink.connected, ReceiveMaximum=4 * uploads)
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = DAY
+    session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
+    client = connect(broker, status, sink.connected, session, pulse)
     client.on_message = sink.on_message
-    acknowledger = threading.Thread(target=sink.acknowledge, args=[client])
+    acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
+    for _ in range(uploads):
+        threading.Thread(target=sink.upload, args=[client], daemon=True).start()
     client.loop_start()
-    while not stop.wait(status_every):
-        beat()
-        say_status(client, status, "up", store.report())
+    said = time.monotonic()
+    while not stop.wait(min(status_every, 1)):
+        if store.reason or not store.counts["taken"] or not client.is_connected():
+            pulse.beat("acknowledger")  # it waits, and why is known
+        if time.monotonic() >= said + status_every:
+            said = time.monotonic()
+            state = "holding" if store.reason else "stuck" if pulse.stuck() else "up"
+            say_status(client, status, state, {**store.report(), "reason": store.reason})
 
-    client.on_message = None
-    sink.drain()
-    acknowledger.join()
+    client.on_message = None  # what still comes stays with the broker
+    sink.let_go()
+    sink.taken.put(None)
+    acknowledger.join(DRAIN)
     disconnect(client, status, "down", store.report())
+    os._exit(0)  # an upload to a server that hangs may go on for minutes
 
 
 if __name__ == "__main__":

@@ -1,125 +1,153 @@
-"""Create and prepare the bucket, as often as one likes: `python -m s3sink.bucket`.
+"""Prepare the bucket, as often as one likes: `python -m s3sink.bucket`. What others have set there stays.
 
-Public only when S3_PUBLIC=1 asks for it: anybody may then read `faces/*` and the gallery, and list the faces.
+What is ours: docs/bucket.md. Settings in S3 cannot be written only if they are still what was read: whoever
+changes the same one within that second may lose the change.
 """
 
+import hashlib
 import json
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 from dotenv import find_dotenv, load_dotenv
 
 from service import Settings, log
 
 from .store import REMEDIES, error_code, s3_client
 
-PATIENCE = 30  # s to wait for an endpoint that is only just starting
+OURS = "faces-to-cloud"  # in the metadata of our page
+PAGE_0_1 = '"206cdba87f07850f730c83cd47a1339c"'  # ETag of the page of version 0.1, which said nothing there
+PREFIXES = ("faces/", "rejected/")  # and the IDs of our lifecycle rules
+KEEP_REPLACED = 7  # days at most that a versioned bucket keeps what was replaced or deleted
+FORBIDDEN = "allow it to these credentials, or, where the account blocks public buckets, lift that"
 
 
-def public_policy(bucket: str) -> dict[str, Any]:
-    """Give the bucket policy by which anybody may read and list the faces, and nothing else."""
-    arn = f"arn:aws:s3:::{bucket}"
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": "*",
-                "Action": "s3:GetObject",
-                "Resource": [f"{arn}/faces/*", f"{arn}/index.html"],
-            },
-            {
-                "Effect": "Allow",
-                "Principal": "*",
-                "Action": "s3:ListBucket",
-                "Resource": arn,
-                "Condition": {"StringLike": {"s3:prefix": "faces/*"}},
-            },
-        ],
-    }
-
-
-def create(s3: Any, bucket: str) -> None:
-    """Create the bucket where it is not there yet; raises ClientError."""
-    region = s3.meta.region_name
-    # us-east-1 is the one region that must not be named
-    place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
+def read(get: Any, bucket: str) -> Any:
+    """Give a setting of the bucket, {} where there is none; raises ClientError, and nothing is written."""
     try:
-        s3.head_bucket(Bucket=bucket)
+        return get(Bucket=bucket)
     except ClientError as error:
-        if error_code(error) == "403":
-            # Who may only put objects may not ask; if it is not there, the PUT of the gallery says so
-            log("bucket not ours to look at, taken to be there", bucket=bucket)
-            return
-        if error_code(error) != "404":
+        if not error_code(error).startswith("NoSuch"):
             raise
-        s3.create_bucket(Bucket=bucket, **place)
-        log("bucket created", bucket=bucket, region=region)
-
-
-def create_patiently(s3: Any, bucket: str) -> None:
-    """Create the bucket, waiting for an endpoint that is only just starting."""
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return create(s3, bucket)
-        except EndpointConnectionError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.2)
+        return {}
 
 
 def upload_gallery(s3: Any, bucket: str) -> None:
-    """Put the gallery's page beside the faces."""
+    """Put our page beside the faces, never over one of others; makes the bucket where there is none."""
     page = Path(__file__).with_name("index.html").read_bytes()
+    mark = {OURS: hashlib.sha256(page).hexdigest()}
     kind = {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"}
-    s3.put_object(Bucket=bucket, Key="index.html", Body=page, **kind)
+    try:
+        there = s3.get_object(Bucket=bucket, Key="index.html")
+        keep = "" if OURS in there["Metadata"] or there["ETag"] == PAGE_0_1 else "not ours"
+    except ClientError as error:
+        there, keep = {"Metadata": {}}, error_code(error)
+        if keep == "NoSuchBucket":
+            create(s3, bucket)
+        elif keep not in ("NoSuchKey", "AccessDenied"):
+            raise
+    if keep in ("not ours", "AccessDenied"):  # the latter is as it should be for the sink's own credentials
+        log("index.html left as it is", bucket=bucket, reason=keep)
+    elif there["Metadata"] != mark:
+        s3.put_object(Bucket=bucket, Key="index.html", Body=page, Metadata=mark, **kind)
+
+
+def create(s3: Any, bucket: str) -> None:
+    """Create the bucket."""
+    region = s3.meta.region_name
+    # us-east-1 is the one region that must not be named
+    place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
+    s3.create_bucket(Bucket=bucket, **place)
+    log("bucket created", bucket=bucket, region=region)
+
+
+def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
+    """Give the statements by which anybody may read page and faces, and list the faces, and nothing else."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    anybody = {"Effect": "Allow", "Principal": "*"}
+    objects = [f"{arn}/faces/*", f"{arn}/index.html"]
+    faces = {"StringLike": {"s3:prefix": "faces/*"}}
+    return [
+        {"Sid": "FacesToCloudRead", **anybody, "Action": "s3:GetObject", "Resource": objects},
+        {"Sid": "FacesToCloudList", **anybody, "Action": "s3:ListBucket", "Resource": arn, "Condition": faces},
+    ]
 
 
 def set_access(s3: Any, bucket: str, public: bool) -> None:
-    """Let anybody read, or nobody but those with credentials."""
+    """Let anybody read, or nobody by a statement of ours."""
+    ours = public_statements(bucket, s3.meta.partition)
+    policy = json.loads(read(s3.get_bucket_policy, bucket).get("Policy", '{"Version": "2012-10-17"}'))
+    there = policy.get("Statement", [])
+    there = there if isinstance(there, list) else [there]
+    sids = [statement["Sid"] for statement in ours]
+    nameless = [{**statement, "Sid": None} for statement in ours]  # as version 0.1 wrote them
+    others = [it for it in there if it.get("Sid") not in sids and {**it, "Sid": None} not in nameless]
+    wanted = others + ours if public else others
     if public:
-        try:
-            s3.delete_public_access_block(Bucket=bucket)
-        except ClientError as error:
-            # Only AWS and a few others know it; where it blocks, the next call is refused
-            log("no public access block lifted", error=error_code(error))
-        s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(public_policy(bucket)))
-    else:
+        set_block(s3, bucket, on=False)
+    if there and not wanted:
         s3.delete_bucket_policy(Bucket=bucket)
+    elif wanted != there:
+        s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({**policy, "Statement": wanted}))
+    if not public:
+        set_block(s3, bucket, on=True)
+
+
+def set_block(s3: Any, bucket: str, on: bool) -> None:
+    """Block public policies or not; the halves of the block that concern ACLs stay as they are."""
+    halves = ("BlockPublicPolicy", "RestrictPublicBuckets")
+    try:
+        there = read(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
+        if all(there.get(half, False) == on for half in halves):
+            return
+        if read(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {}).get("IsPublic"):
+            log("public access block left as it is", reason="statements of others are public, too")
+            return
+        block = {**there, **dict.fromkeys(halves, on)}
+        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
+    except ClientError as error:
+        # few stores have one; where it does block, the policy is refused
+        log("public access block left as it is", reason=error_code(error))
 
 
 def set_expiry(s3: Any, bucket: str, days: int) -> None:
-    """Have the bucket delete what is older than `days`."""
-    rules = [
-        {"ID": prefix, "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": days}}
-        for prefix in ("faces/", "rejected/")
-    ]
-    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    """Have the bucket delete what is older than `days`; where it keeps versions, those, too."""
+    there = read(s3.get_bucket_lifecycle_configuration, bucket)
+    replaced = {"NoncurrentDays": min(days, KEEP_REPLACED)}
+    rule = {"Status": "Enabled", "Expiration": {"Days": days}, "NoncurrentVersionExpiration": replaced}
+    ours = [{"ID": prefix, "Filter": {"Prefix": prefix}, **rule} for prefix in PREFIXES]
+    rules = [it for it in there.get("Rules", []) if it.get("ID") not in PREFIXES] + ours
+    # the one setting beside the rules, which a PUT without it resets
+    size = {name: value for name, value in there.items() if name == "TransitionDefaultMinimumObjectSize"}
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules}, **size)
 
 
 def gallery_url(s3: Any, bucket: str) -> str:
-    """Give the address of the gallery; as boto3 does, by the host's name at AWS, by the path elsewhere."""
-    endpoint = str(s3.meta.endpoint_url)
-    scheme, _, host = endpoint.partition("://")
-    if re.search(r"\.amazonaws\.com(\.cn)?$", host):
-        return f"{scheme}://{bucket}.{host}/index.html"
-    return f"{endpoint.rstrip('/')}/{bucket}/index.html"
+    """Give the address of the gallery, as boto3 knows it: region, partition, path or host, dots."""
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "index.html"})
+    return str(url).partition("?")[0]
 
 
 def bucket_name(settings: Settings) -> str:
-    """Take S3_BUCKET from the settings, and note when there are no credentials."""
-    if not boto3.Session().get_credentials():
-        settings.bad.append(
-            "AWS_ACCESS_KEY_ID=: set it and AWS_SECRET_ACCESS_KEY, or give the machine a role"
-        )
-    return settings.text("S3_BUCKET", "", r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "give the name of a bucket")
+    """Take S3_BUCKET, and see whether the SDK can do with its own settings; none of it shows a secret."""
+    bucket = settings.text("S3_BUCKET", "", r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "give the name of a bucket")
+    settings.text("AWS_REGION", "us-east-1", "[a-zA-Z0-9-]+", "give a region, such as eu-central-1")
+    url = os.environ.get("AWS_ENDPOINT_URL_S3", "")
+    if not re.fullmatch(r"(https?://[^\s@]+)?", url):
+        settings.bad.append(f"AWS_ENDPOINT_URL_S3={url.rpartition('@')[2]}: give https://HOST, no password")
+    try:
+        if not boto3.Session().get_credentials():
+            settings.bad.append(f"AWS_ACCESS_KEY_ID=: {REMEDIES['NoCredentialsError']}")
+        if not settings.bad:
+            s3_client(uploads=1)  # reads the rest, in ~/.aws
+    except (BotoCoreError, ValueError) as error:
+        settings.bad.append(f"AWS_PROFILE={os.environ.get('AWS_PROFILE', '')}, AWS_ACCESS_KEY_ID: {error}")
+    return bucket
 
 
 def main() -> None:
@@ -127,22 +155,20 @@ def main() -> None:
     load_dotenv(find_dotenv(usecwd=True))
     settings = Settings(os.environ)
     bucket = bucket_name(settings)
-    access = settings.text(
-        "S3_PUBLIC", "-", r"[01-]", "1 lets anybody read the faces, 0 nobody, empty changes nothing"
-    )
+    access = settings.text("S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change")
     expire_days = int(settings.number("S3_EXPIRE_DAYS", 0, 0, 36500))
     settings.refuse_bad()
     s3 = s3_client(uploads=1)
     try:
-        create_patiently(s3, bucket)
         upload_gallery(s3, bucket)
         if access != "-":
             set_access(s3, bucket, public=access == "1")
         if expire_days:
             set_expiry(s3, bucket, expire_days)
     except (BotoCoreError, ClientError) as error:
-        remedy = REMEDIES.get(error_code(error), str(error))
-        print(f"S3_BUCKET={bucket}: {error_code(error)}: {remedy}", file=sys.stderr)
+        code = error_code(error)
+        remedy = {**REMEDIES, "AccessDenied": FORBIDDEN}.get(code, "see the store's documents")
+        print(f"S3_BUCKET={bucket}: {code}: {remedy}; {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     log("bucket ready", gallery=gallery_url(s3, bucket))
 

@@ -1,66 +1,72 @@
 """From an MQTT message to the S3 object it becomes: pure functions, plain values."""
 
-import hashlib
 import re
 import struct
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import quote
 
 MAX_PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS: 1/4 GB of RGB, the usual bound for a decompression bomb
 MAX_KEY = 512  # bytes for the topic's part of a key; S3 takes 1024 for all of it
-MAX_METADATA = 2_000  # bytes for all names and values together; S3 takes 2 KB
+MAX_SEGMENT = 255  # bytes between two slashes: a store on a file system makes a file or a folder of each
+MAX_VALUE = 160  # bytes of a metadata value; S3 takes 2 KB for all names and values, and there may be 12
+CONTRACT = ("id", "camera", "captured_at", "box", "frame_size", "score", "sharpness", "track", "seq", "schema")
 ID = re.compile(r"[0-9a-f]{16}")
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, empty, with its CRC
-CONTRACT = (
-    "id",
-    "camera",
-    "captured_at",
-    "box",
-    "frame_size",
-    "score",
-    "sharpness",
-    "track",
-    "seq",
-    "schema",
-)
+# RFC 3339, 5.6, in capitals: any fraction or none, any offset
+TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # ITU T.81, table B.1
+# Where the width begins, bits from there to the height, bits of each, what is added to both (RFC 9649, 2.5)
+WEBP_SIZES = {b"VP8 ": (26, 16, 14, 0), b"VP8L": (21, 14, 14, 1), b"VP8X": (24, 24, 24, 1)}
 
 
 class Object(NamedTuple):
-    """What is put into the bucket."""
+    """What is put into the bucket; `by_hash` when the key names the bytes, and no time."""
 
     key: str
     content_type: str
     metadata: dict[str, str]
+    by_hash: bool
 
 
 def stored_object(topic: str, properties: Iterable[tuple[str, str]], payload: bytes) -> Object:
     """Say where a message is stored and with what; the same message always gives the same object.
 
-    `properties` are the MQTT user properties. Raises ValueError when the payload is no JPEG or PNG image.
+    `properties` are the MQTT user properties. Raises ValueError when the payload is no image.
     """
     extension = image_format(payload)
     known = dict(properties)
     try:
-        captured_at = datetime.strptime(known["captured_at"], "%Y-%m-%dT%H:%M:%S.%fZ")
-        name = f"{captured_at:%Y/%m/%d/%H%M%S}.{captured_at.microsecond // 1000:03d}Z-{valid_id(known)}"
-    except (KeyError, ValueError):
-        name = f"undated/{digest(payload)[:16]}"
-    content_type = {"jpg": "image/jpeg", "png": "image/png"}[extension]
-    return Object(f"{topic_path('faces', topic)}/{name}.{extension}", content_type, metadata(known))
+        name = f"{time_path(known['captured_at'])}-{valid_id(known)}"
+    except (KeyError, ValueError, OverflowError):
+        name = f"undated/{sha256(payload).hexdigest()[:16]}"
+    key = f"{topic_path('faces', topic)}/{name}.{extension}"
+    content_type = "image/" + extension.replace("jpg", "jpeg")
+    return Object(key, content_type, metadata(known, CONTRACT), by_hash=name.startswith("undated"))
 
 
 def rejected_object(topic: str, properties: Iterable[tuple[str, str]], payload: bytes, reason: str) -> Object:
-    """Say where a message is kept that is no image, with the reason in its metadata."""
-    known = {**dict(properties), "reason": reason, "topic": topic}
+    """Say where a message is kept that cannot be a face, with the reason in its metadata."""
+    known = metadata({**dict(properties), "reason": reason, "topic": topic}, [*CONTRACT, "reason", "topic"])
+    key = f"{topic_path('rejected', topic)}/{sha256(payload).hexdigest()}"
     # octet-stream: what a stranger sent is never shown by a browser
-    return Object(
-        f"{topic_path('rejected', topic)}/{digest(payload)}", "application/octet-stream", metadata(known)
-    )
+    return Object(key, "application/octet-stream", known, by_hash=True)
 
 
-def valid_id(properties: dict[str, str]) -> str:
+def time_path(rfc3339: str) -> str:
+    """Give `2026/11/22/102030.456Z`, in UTC; raises ValueError or OverflowError for what is no time."""
+    found = TIME.fullmatch(rfc3339.upper().replace(" ", "T"))
+    if not found:
+        raise ValueError("no time of RFC 3339")
+    second, fraction, offset = found.groups("")
+    # datetime knows neither Z (before 3.11) nor leap seconds
+    normal = f"{re.sub(':60$', ':59', second)}.{fraction[1:7]:0<6}{offset.replace('Z', '+00:00')}"
+    at = datetime.fromisoformat(normal).astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return f"{at[:10].replace('-', '/')}/{at[11:23].replace(':', '')}Z"
+
+
+def valid_id(properties: Mapping[str, str]) -> str:
     """Give the id of a face, 16 hex digits; raises ValueError on anything else."""
     if not ID.fullmatch(properties.get("id", "")):
         raise ValueError("no id")
@@ -74,8 +80,8 @@ def topic_path(prefix: str, topic: str) -> str:
     """
     levels = [escaped(level) for level in topic.split("/")[1:]] or [escaped("")]
     path = "/".join([prefix, *levels])
-    if len(path) > MAX_KEY:
-        path = f"{prefix}/{levels[0][:200]}/%{digest(topic.encode())}"
+    if len(path) > MAX_KEY or max(map(len, levels)) > MAX_SEGMENT:
+        path = f"{prefix}/{levels[0][:200]}/%{sha256(topic.encode()).hexdigest()}"
     return path
 
 
@@ -86,56 +92,49 @@ def escaped(level: str) -> str:
     return quote(level, safe="")
 
 
-def metadata(properties: dict[str, str]) -> dict[str, str]:
-    """Give the user properties as S3 metadata: ASCII, and within S3's 2 KB, the contract's names first."""
-    kept: dict[str, str] = {}
-    room = MAX_METADATA
-    for name in sorted(properties, key=lambda name: (name != "reason", name not in CONTRACT, name)):
-        # a header may hold neither controls nor spaces at its ends
-        value = quote(properties[name], safe=" !#$&'()*+,/:;=?@[]^`{|}<>").strip()
-        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and len(name) + len(value) <= room:
-            kept.setdefault(name.lower(), value)
-            room -= len(name) + len(value)
-    return kept
+def metadata(properties: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Give these properties as S3 metadata; with dashes, for nginx in front of a store drops underscores."""
+    values = {name.replace("_", "-"): header(properties.get(name, "")) for name in names}
+    return {name: value for name, value in values.items() if value}
 
 
-def digest(data: bytes) -> str:
-    """Give the SHA-256 as 64 hex digits."""
-    return hashlib.sha256(data).hexdigest()
+def header(value: str) -> str:
+    """Percent-encode what a header may not hold, cut between characters at MAX_VALUE bytes."""
+    value = value[:MAX_VALUE].strip()
+    while len(encoded := quote(value, safe=" !#$&'()*+,/:;=?@[]^`{|}<>")) > MAX_VALUE:
+        value = value[:-1].rstrip()
+    return encoded
 
 
 def image_format(payload: bytes) -> str:
-    """Give `jpg` or `png`; raises ValueError, saying why, for what is no whole image of bearable size."""
-    if payload.startswith(b"\xff\xd8\xff"):
-        extension, size, whole = "jpg", jpeg_size(payload), payload.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
-    elif payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") and len(payload) >= 24:
-        extension, size, whole = "png", struct.unpack_from(">II", payload, 16), payload.endswith(PNG_END)
+    """Give `jpg`, `png` or `webp`; raises ValueError, saying why, for what is none or has too many pixels."""
+    start = bytes(payload[:32]).ljust(32, b"\0")
+    if start.startswith(b"\xff\xd8\xff"):
+        extension, (width, height) = "jpg", jpeg_size(payload)
+    elif start.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        extension, (width, height) = "png", struct.unpack_from(">II", start, 16)
+    elif start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        extension, (width, height) = "webp", webp_size(start)
     else:
-        raise ValueError(
-            f"no JPEG or PNG image: {len(payload)} bytes that begin with {payload[:4].hex() or 'nothing'}"
-        )
-    if not whole:
-        raise ValueError(f"cut short: a {extension} image without its end")
-    width, height = size
+        raise ValueError(f"no JPEG, PNG or WebP: {len(payload)} bytes, first {payload[:4].hex() or 'none'}")
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels: not from 1 to {MAX_PIXELS}")
     return extension
 
 
 def jpeg_size(payload: bytes) -> tuple[int, int]:
-    """Give width and height in pixels from the frame header (ITU T.81, B.2.2); raises ValueError without."""
+    """Give width and height in pixels from the frame header (ITU T.81, B.2.2), 0 and 0 without one."""
     at = 2
     while at + 9 <= len(payload) and payload[at] == 0xFF:
-        marker = payload[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", payload, at + 5)
+        marker, length, height, width = struct.unpack_from(">BHxHH", payload, at + 1)
+        if marker in JPEG_FRAMES:
             return width, height
-        # fill bytes (FF) and markers without a length
-        at += (
-            1
-            if marker == 0xFF
-            else 2
-            if marker in (0x01, *range(0xD0, 0xD8))
-            else 2 + int.from_bytes(payload[at + 2 : at + 4], "big")
-        )
-    raise ValueError("a jpg image without a frame header")
+        at += 1 if marker == 0xFF else 2 + length  # FF: a fill byte
+    return 0, 0
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """Give width and height in pixels from the first chunk, 0 and 0 when it is of no known kind."""
+    at, shift, bits, more = WEBP_SIZES.get(start[12:16], (0, 0, 0, 0))
+    number, mask = int.from_bytes(start[at : at + 6], "little"), (1 << bits) - 1
+    return (number & mask) + more, (number >> shift & mask) + more

@@ -1,22 +1,39 @@
-"""Puts objects into the bucket, and does not let go before they lie there."""
+"""Puts objects into the bucket, and does not let go before they lie there or are known to be refused."""
 
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, ReadTimeoutError
 
 from service import log
 
 from .objects import Object
 
 MAX_DELAY = 10.0  # s between two tries, at most
+# The SDK's settings for checksums, with another default: they are newer than many S3 servers, and TLS and the
+# signature guard the bytes. A bucket with Object Lock wants them
+CHECKSUMS = {
+    name: (name, f"AWS_{name.upper()}", "when_required", None)
+    for name in ("request_checksum_calculation", "response_checksum_validation")
+}
+TIMEOUTS = (10, 30, 120)  # s for an answer: at first, and after one and two time-outs
+# Tries before it is asked whether the store takes anything at all, so that it is the object that it refuses
+TRIES_REFUSED = 3
+TRIES_FAILED = 12  # of what passes by itself in most stores: 503, a time-out
+TIMED_OUT = (ReadTimeoutError, ConnectionClosedError)  # the latter while the body was sent
+PASSING = (408, 409, 425, 429)  # the 4xx that are not about the object
+PROBE = Object("faces/probe", "application/octet-stream", {}, by_hash=False)
+PROBE_BYTES = bytes(50_000)  # as large as a face: a store that is full takes less, but not that
 # What an operator must do; anything else passes by itself or names itself
 REMEDIES = {
     "AccessDenied": "allow s3:PutObject on faces/* and rejected/* of the bucket",
@@ -35,25 +52,51 @@ class Gone(Exception):
     """The sink stops, or the connection that a message came over is lost: it will be delivered again."""
 
 
-def s3_client(uploads: int) -> Any:
-    """Make an S3 client for as many threads as there are `uploads`; tries once, within seconds."""
+class Refused(Exception):
+    """The store takes other objects, but not this one; `lasting` when it says that it never will."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{error_code(error)}: {words(error)}")
+        self.lasting = is_refusal(error)
+
+
+def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
+    """Make an S3 client for as many threads as there are `uploads`; tries once, for `timeout` s."""
     config = Config(
-        connect_timeout=3,
-        read_timeout=10,
+        connect_timeout=timeout / 3,  # which is also what sending all of a body may take
+        read_timeout=timeout,
         max_pool_connections=uploads,
+        signature_version="s3v4",  # of addresses, too, where boto3 would still take version 2
         # the SDK's own retries give up after a few, and never retry credentials or the clock
         retries={"total_max_attempts": 1},
-        # the checksums that are newer than many S3 servers; TLS and the signature guard the bytes
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
     )
+    session = boto3.Session(botocore_session=botocore.session.Session(CHECKSUMS))
     # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
+    client: Any = session.client("s3", region_name=os.environ.get("AWS_REGION") or None, config=config)
+    # Addresses that it signs shall be those of the region: the global one redirects, and the signature breaks
+    client.meta.events.register_first(
+        "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
+    )
+    return client
 
 
 def error_code(error: Exception) -> str:
     """Give S3's own code of an error, or the name of the SDK's exception."""
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__
+
+
+def words(error: Exception) -> str:
+    """Give what S3 or the SDK says of an error, without the credentials that an endpoint's URL may hold."""
+    said = error.response["Error"].get("Message", "") if isinstance(error, ClientError) else str(error)
+    return re.sub(r"//[^/\s]*@", "//", str(said))
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell a refusal, which stays the same when it is tried again, from a failure, which may pass."""
+    if not isinstance(error, ClientError) or error_code(error) in ("RequestTimeout", "SlowDown"):
+        return False
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return 400 <= status < 500 and status not in PASSING
 
 
 def back_off() -> Iterator[float]:
@@ -67,53 +110,91 @@ def back_off() -> Iterator[float]:
 class Store:
     """A bucket, and what was counted on the way to it; for many threads."""
 
-    def __init__(self, client: Any, bucket: str) -> None:
-        self.client = client
+    def __init__(self, bucket: str, uploads: int) -> None:
+        self.clients = [s3_client(uploads, timeout) for timeout in TIMEOUTS]
+        self.slowness = 0  # which of the clients is tried first
+        self.turn = threading.Lock()
         self.bucket = bucket
-        self.counts: Counter[str] = Counter(stored=0, rejected=0, rejected_in_a_row=0, taken=0, held=0)
+        self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0, held=0)
         self.last = time.monotonic()
         self.lock = threading.Lock()
         self.failures: Counter[str] = Counter()
+        self.reason = ""  # why the last PUT failed; empty when it did not
 
-    def put(self, target: Object, body: bytes, gone: threading.Event) -> None:
-        """Store an object, trying for as long as it takes; raises Gone when `gone` is set meanwhile.
+    def put(self, target: Object, body: bytes, over: threading.Event) -> None:
+        """Store an object, trying for as long as it takes.
 
+        Raises Gone when `over` is set meanwhile, and Refused when the store takes others, but not this one.
         The key comes from the message alone: a second PUT of the same face, after a crash or a time-out,
         overwrites it with itself.
         """
-        held = 0
+        # What lies there under the hash of its bytes keeps the time it first had, where the store can do that
+        error = self.attempt(target, body, condition={"IfNoneMatch": "*"} if target.by_hash else {})
+        if error and error_code(error) != "PreconditionFailed":
+            self.count(held=1)
+            try:
+                self.insist(target, body, over, error)
+            finally:
+                self.count(held=-1)
+
+    def insist(self, target: Object, body: bytes, over: threading.Event, error: Exception | None) -> None:
+        """Try again and again; what has timed out alone and with more time."""
+        timed_out = 0
+        for tries, delay in enumerate(back_off(), 1):
+            if over.wait(delay):
+                raise Gone
+            timed_out += isinstance(error, TIMED_OUT)
+            enough = tries >= (TRIES_REFUSED if error and is_refusal(error) else TRIES_FAILED)
+            takes_others = enough and not self.attempt(PROBE, PROBE_BYTES)
+            with self.alone(over) if timed_out else nullcontext():
+                error = self.attempt(target, body, timed_out)
+            if not error:
+                return
+            if takes_others:
+                raise Refused(error)
+
+    @contextmanager
+    def alone(self, over: threading.Event) -> Iterator[None]:
+        """Wait for one's turn: a link too slow for all at once is wide enough for each. Raises Gone."""
+        while not self.turn.acquire(timeout=1):
+            if over.is_set():
+                raise Gone
         try:
-            for delay in back_off():
-                try:
-                    self.client.put_object(
-                        Bucket=self.bucket,
-                        Key=target.key,
-                        Body=body,
-                        ContentType=target.content_type,
-                        CacheControl="public, max-age=31536000, immutable",
-                        Metadata=target.metadata,
-                    )
-                    break
-                except (BotoCoreError, ClientError) as error:
-                    self.failed(error)
-                self.count(held=1 - held)
-                held = 1
-                if gone.wait(delay):
-                    raise Gone
+            yield
         finally:
-            self.count(held=-held)
+            self.turn.release()
+
+    def attempt(
+        self, target: Object, body: bytes, timed_out: int = 0, condition: Mapping[str, str] | None = None
+    ) -> Exception | None:
+        """Try once, and give what went wrong."""
+        began = time.monotonic()
+        slowness = min(max(timed_out, self.slowness), len(TIMEOUTS) - 1)
+        try:
+            self.clients[slowness].put_object(
+                Bucket=self.bucket,
+                Key=target.key,
+                Body=body,
+                ContentType=target.content_type,
+                CacheControl="public, max-age=31536000, immutable",
+                Metadata=target.metadata,
+                **(condition or {}),
+            )
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, TIMED_OUT):
+                self.slowness = slowness + 1
+            if error_code(error) != "PreconditionFailed":
+                self.failed(error)
+            return error
+        if time.monotonic() - began < TIMEOUTS[0] / 2:
+            self.slowness = 0
         self.succeeded()
+        return None
 
     def count(self, **more: int) -> None:
         """Add to the counters."""
         with self.lock:
             self.counts.update(more)
-
-    def note(self, image: bool) -> None:
-        """Count an object, and how many in a row were no image."""
-        with self.lock:
-            self.counts["stored" if image else "rejected"] += 1
-            self.counts["rejected_in_a_row"] = 0 if image else self.counts["rejected_in_a_row"] + 1
 
     def report(self) -> dict[str, int]:
         """Give the counters for the status message."""
@@ -121,20 +202,20 @@ class Store:
             return {**self.counts, "seconds_since_last": round(time.monotonic() - self.last)}
 
     def failed(self, error: Exception) -> None:
-        """Say what an operator must do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
-        code = error_code(error)
+        """Say what S3 says, and what to do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
+        code, said = error_code(error), words(error)
         with self.lock:
+            self.reason = f"{code}: {said}"
             self.failures[code] += 1
             tries = self.failures[code]
         if tries & (tries - 1) == 0:
-            log(
-                "bucket does not take it, holding", error=code, tries=tries, do=REMEDIES.get(code, str(error))
-            )
+            do = {"do": REMEDIES[code]} if code in REMEDIES else {}
+            log("bucket does not take it, holding", error=code, tries=tries, said=said, **do)
 
     def succeeded(self) -> None:
         """Note the time of a PUT, and say so when it ends a series of failures."""
         with self.lock:
-            self.last = time.monotonic()
+            self.last, self.reason = time.monotonic(), ""
             failures, self.failures = self.failures, Counter()
         if failures:
             log("bucket takes objects again", failures=sum(failures.values()))

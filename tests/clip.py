@@ -82,11 +82,7 @@ def people(height: int) -> tuple[Cutout, Cutout]:
 
 
 def make_clip(
-    path: str | Path,
-    seconds: float = 12,
-    fps: int = 25,
-    size: tuple[int, int] = (1280, 720),
-    seed: int = 1,
+    path: str | Path, seconds: float = 12, fps: int = 25, size: tuple[int, int] = (1280, 720), seed: int = 1
 ) -> None:
     """Write an mp4 of two people passing each other; the same arguments give the same pictures."""
     width, height = size

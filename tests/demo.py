@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dotenv import load_dotenv
@@ -19,7 +19,8 @@ from dotenv import load_dotenv
 from s3sink.bucket import gallery_url
 from s3sink.store import s3_client
 from tests.clip import make_clip
-from tests.pipeline import free_port
+from tests.model import fetch_model
+from tests.pipeline import eventually, free_port, listening
 
 VAR = Path("var/demo")
 DEVICE = "jetson-01"  # as in mosquitto/edge/mosquitto.conf
@@ -38,20 +39,26 @@ def environment() -> dict[str, str]:
     env |= {"VAR": str(VAR), "SPOOL": str(VAR / "spool"), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     if not env.get("S3_BUCKET"):
-        env |= {
-            "S3_BUCKET": "faces",
-            "S3_PUBLIC": "1",
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{env['S3_PORT']}",
-        }
+        env |= {"S3_BUCKET": "faces", "S3_PUBLIC": "1", "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{env['S3_PORT']}"}
         env |= {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"}
     return env
 
 
-def processes(env: dict[str, str]) -> list[str]:
+def has_local_s3(env: Mapping[str, str]) -> bool:
+    """Tell whether the bucket is on this machine, in an S3 server of the demo's own."""
+    return env.get("AWS_ENDPOINT_URL_S3", "").endswith(f":{env['S3_PORT']}")
+
+
+def processes(env: Mapping[str, str]) -> list[str]:
     """Give the Procfile's processes, without the local S3 where the bucket is elsewhere."""
     everything = [line.partition(":")[0] for line in Path("Procfile").read_text().splitlines()]
-    local = env.get("AWS_ENDPOINT_URL_S3", "").endswith(f":{env['S3_PORT']}")
-    return [name for name in everything if local or name != "s3"]
+    return [name for name in everything if has_local_s3(env) or name != "s3"]
+
+
+def await_s3() -> None:
+    """Wait for the local S3, which starts at the same time as all else; called from the Procfile."""
+    if has_local_s3(os.environ):
+        eventually(lambda: listening(int(os.environ["S3_PORT"])))
 
 
 def stored_ids(bucket: str, camera: str) -> set[str]:
@@ -117,6 +124,8 @@ def main() -> int:
     except BlockingIOError:
         print("another demo runs here: end it with Ctrl-C", file=sys.stderr)
         return 2
+    if not env.get("FACE_MODEL"):
+        fetch_model()
     if not env.get("CAMERA"):
         os.environ["CAMERA"] = str(make_clip_once(VAR / "clip.mp4"))
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", *processes(env)]

@@ -5,12 +5,21 @@ import select
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CHUNK = 65536  # bytes
-STATUS = {"SlowDown": 503, "InternalError": 500, "NoSuchBucket": 404}  # the other errors of S3: 403
+# Of some errors of S3; the others: 403
+STATUS = {
+    "SlowDown": 503,
+    "InternalError": 500,
+    "NoSuchBucket": 404,
+    "NoSuchKey": 404,
+    "InvalidArgument": 400,
+    "EntityTooLarge": 413,
+    "RequestHeaderSectionTooLarge": 431,
+}
 
 
 class Wan:
@@ -60,12 +69,22 @@ class Wan:
 
 
 class FaultyS3:
-    """An S3 API over HTTP before the real one; `fault` is empty, an S3 error code, or "hang"."""
+    """An S3 API over HTTP before the real one; `fault` is an S3 error code or "hang".
+
+    `refuses` gives such a code to each PUT whose path holds a word, `delay` is s before each answer, `rate`
+    bytes/s for all bodies together.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.fault = ""
         self.refused = 0
+        self.refuses: dict[str, str] = {}
+        self.delay = 0.0
+        self.rate = 0
+        self.link = threading.Lock()
+        self.paths: list[str] = []
+        self.busy = self.busiest = 0
         self.healed = threading.Event()
         faulty = self
 
@@ -73,14 +92,23 @@ class FaultyS3:
             protocol_version = "HTTP/1.1"
 
             def handle_request(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                if faulty.fault:
-                    faulty.refused += 1
-                if faulty.fault == "hang":
-                    faulty.healed.wait(60)
+                faulty.busy += 1
+                faulty.busiest = max(faulty.busiest, faulty.busy)
+                try:
+                    self.handle_whole(faulty.body(self.rfile, int(self.headers.get("Content-Length", 0))))
+                finally:
+                    faulty.busy -= 1
+
+            def handle_whole(self, body: bytes) -> None:
+                faulty.paths.append(self.path)
+                fault = faulty.fault or faulty.refusal(self.path)
+                faulty.refused += bool(fault)
+                faulty.healed.wait(faulty.delay)
+                if fault == "hang":
+                    faulty.healed.wait(150)
                     self.close_connection = True
-                elif faulty.fault:
-                    self.answer(STATUS.get(faulty.fault, 403), {}, faulty.error_body())
+                elif fault:
+                    self.answer(STATUS.get(fault, 403), {}, faulty.error_body(fault))
                 else:
                     self.answer(*faulty.forward(self.command, self.path, dict(self.headers), body))
 
@@ -89,13 +117,7 @@ class FaultyS3:
             def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response(status)
                 for name, value in headers.items():
-                    if name.lower() not in (
-                        "content-length",
-                        "transfer-encoding",
-                        "connection",
-                        "server",
-                        "date",
-                    ):
+                    if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -123,9 +145,25 @@ class FaultyS3:
         self.server.shutdown()
         self.server.server_close()
 
-    def error_body(self) -> bytes:
+    def refusal(self, path: str) -> str:
+        """Give the code for a path, empty when it is not refused."""
+        return next((code for word, code in self.refuses.items() if word in path), "")
+
+    def body(self, source: Any, length: int) -> bytes:
+        """Read a body, in turns with the others when the link is slow."""
+        whole = b""
+        while len(whole) < length:
+            with self.link if self.rate else nullcontext():
+                piece = source.read(min(4096 if self.rate else length, length - len(whole)))
+                time.sleep(len(piece) / self.rate if self.rate else 0)
+            if not piece:
+                break
+            whole += piece
+        return whole
+
+    def error_body(self, code: str) -> bytes:
         """Give S3's XML for the fault."""
-        return f"<Error><Code>{self.fault}</Code><Message>injected</Message></Error>".encode()
+        return f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
 
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes

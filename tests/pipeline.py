@@ -49,9 +49,7 @@ def make_certs(directory: Path, *parties: str) -> None:
     """Make certificates by the shipped script; a party is `server`, `sink`, `operator` or `device NAME`."""
     for party in parties:
         subprocess.run(
-            [ROOT / "mosquitto/certs", *party.split()],
-            env={**os.environ, "CERTS": str(directory)},
-            check=True,
+            [ROOT / "mosquitto/certs", *party.split()], env={**os.environ, "CERTS": str(directory)}, check=True
         )
 
 
@@ -96,6 +94,8 @@ class Pipeline:
             "S3_BUCKET": "faces",
             "CAMERA_NAME": "cam0",
             "SPOOL": str(directory / "spool"),
+            # a picture a second, so that a short folder gives many
+            "FACE_INTERVAL_MAX": "1",
             "RESEND_AFTER": "2",
             "STATUS_INTERVAL": "0.5",
         }
@@ -129,6 +129,7 @@ class Pipeline:
     def s3_server(self) -> None:
         """Start an S3 API with nothing in it, and make the bucket by the shipped command."""
         self.start("s3", Path(sys.executable).with_name("moto_server"), "-p", str(self.s3_port))
+        eventually(lambda: listening(self.s3_port))
         self.start("bucket", sys.executable, "-m", "s3sink.bucket", S3_PUBLIC="1")
         assert self.running.pop("bucket").wait(60) == 0, self.log("bucket")
 

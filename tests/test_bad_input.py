@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import ROOT, Pipeline, eventually, free_port
+from tests.pipeline import ROOT, Pipeline, eventually, free_port, make_certs
 
 Ended = subprocess.CompletedProcess[str]
 
 
 def run(service: str, **env: str) -> Ended:
     """Run a service to its end; it must end by itself."""
-    base = {
-        "PATH": os.environ["PATH"],
-        "S3_BUCKET": "faces",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "y",
-    }
+    base = {"PATH": os.environ["PATH"], "S3_BUCKET": "faces", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
     return subprocess.run(
         [sys.executable, "-m", service],
         env={**base, **env},
@@ -48,20 +43,59 @@ def test_bad_settings_are_all_named_at_once_before_anything_connects(service: st
         2,
         "MQTT_PORT=http: give a number from 1 to 65535",
         "MQTT_HOST=a b: give a host name or an address",
-        f"MQTT_CERTS={tmp_path}: no readable ca.crt there; mosquitto/certs makes it",
+        f"MQTT_CERTS={tmp_path}: [Errno 2] No such file or directory: '{tmp_path}/ca.crt'; mosquitto/certs",
         "STATUS_INTERVAL=-1: give a number from 0.1 to 3600",
     )
-    assert len(ended.stderr.splitlines()) == 6
+    assert len(ended.stderr.splitlines()) == 4
+
+
+@pytest.mark.parametrize("service", ["detector", "logger", "s3sink"])
+@pytest.mark.parametrize("host", ["user:secret@host", "a..b", "h:1883", "mqtt://h", "b" * 64, "x/secret@y"])
+def test_a_host_that_is_none_is_refused_and_no_password_printed(service: str, host: str) -> None:
+    ended = run(service, MQTT_HOST=host)
+    assert_said(ended, 2, "give a host name or an address")
+    assert "secret" not in ended.stdout + ended.stderr
+
+
+def test_the_keys_of_another_and_what_is_no_key_are_one_line(tmp_path: Path) -> None:
+    make_certs(tmp_path, "sink", "operator")
+    certs = tmp_path / "s3sink"
+    (certs / "tls.key").write_bytes((tmp_path / "operator/tls.key").read_bytes())
+    assert_said(run("s3sink", MQTT_CERTS=str(certs)), 2, f"MQTT_CERTS={certs}: [X509: KEY_VALUES_MISMATCH]")
+    for name in ("tls.key", "tls.crt", "ca.crt"):
+        (certs / name).write_text("no PEM")
+        ended = run("logger", MQTT_CERTS=str(certs), STATUS_INTERVAL="x")
+        assert_said(ended, 2, f"MQTT_CERTS={certs}: [", "STATUS_INTERVAL=x")
+        assert len(ended.stderr.splitlines()) == 2
+
+
+def test_an_env_file_that_is_no_text_is_one_line_and_a_parent_s_is_not_taken(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "logger"]
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / ".env").write_text("MQTT_PORT=http\n", encoding=encoding)
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert_said(ended, 2, ".env: ", "save it as UTF-8")
+        assert len(ended.stderr.splitlines()) == 1
+    (tmp_path / ".env").write_text("MQTT_PORT=http\n")
+    for folder, said in ((tmp_path, "MQTT_PORT=http"), (below, "STATUS_INTERVAL=x")):
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env={**env, "STATUS_INTERVAL": "x"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert_said(ended, 2, said)
+    assert "MQTT_PORT" not in ended.stderr
 
 
 def test_bad_settings_of_the_detector() -> None:
-    bad = {
-        "FACE_FORMAT": "gif",
-        "FACE_QUALITY": "101",
-        "CAMERA_NAME": "a/#",
-        "RECEIPTS": "maybe",
-        "SHOW": "1",
-    }
+    bad = {"FACE_FORMAT": "gif", "FACE_QUALITY": "101", "CAMERA_NAME": "a/#", "RECEIPTS": "maybe", "SHOW": "1"}
     lines = [
         "FACE_FORMAT=gif: give jpg or png",
         "FACE_QUALITY=101: give a number from 1 to 100",
@@ -77,10 +111,49 @@ def test_bad_settings_of_the_sink(program: str) -> None:
     nowhere = {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true", "AWS_ACCESS_KEY_ID": ""}
     said = (
         "S3_BUCKET=No_Bucket: give the name of a bucket",
-        "AWS_ACCESS_KEY_ID=: set it and AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID=: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
     )
     assert_said(run(program, S3_BUCKET="No_Bucket", **nowhere), 2, *said)
     assert_said(run(program, S3_BUCKET=""), 2, "S3_BUCKET=: give the name of a bucket")
+
+
+@pytest.mark.parametrize("program", ["s3sink", "s3sink.bucket", "s3sink.view"])
+def test_bad_settings_of_the_sdk_are_named_with_all_others_and_no_secret_is(program: str) -> None:
+    ended = run(
+        program,
+        S3_BUCKET="No_Bucket",
+        AWS_REGION="eu west",
+        AWS_ENDPOINT_URL_S3="me:hidden@minio:9000",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="",
+    )
+    said = (
+        "S3_BUCKET=No_Bucket: give the name of a bucket",
+        "AWS_REGION=eu west: give a region, such as eu-central-1",
+        "AWS_ENDPOINT_URL_S3=minio:9000: give https://HOST, no password",
+        "AWS_PROFILE=, AWS_ACCESS_KEY_ID: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY",
+    )
+    assert_said(ended, 2, *said)
+    assert len(ended.stderr.splitlines()) == 4
+    assert "hidden" not in ended.stderr
+
+
+def test_bad_settings_in_the_sdk_s_own_file_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile far]\nregion = eu west\n[profile bare]\nendpoint_url = minio:9000\n")
+    for profile, said in (
+        ("none", "The config profile (none) could not be found"),
+        ("far", "Provided region_name 'eu west' doesn't match"),
+        ("bare", "Invalid endpoint: minio:9000"),
+    ):
+        ended = run("s3sink.bucket", AWS_PROFILE=profile, AWS_CONFIG_FILE=str(config))
+        assert_said(ended, 2, f"AWS_PROFILE={profile}, AWS_ACCESS_KEY_ID: {said}")
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_empty_region_is_none() -> None:
+    ended = run("s3sink.bucket", AWS_REGION="", AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{free_port()}")
+    assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
 
 
 def test_cameras_that_are_not_there_or_are_none(tmp_path: Path) -> None:
@@ -110,7 +183,7 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_bucket_that_cannot_be_reached_or_made_is_named() -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody, S3_PATIENCE="0")
+    ended = run("s3sink.bucket", AWS_ENDPOINT_URL_S3=nobody)
     assert_said(ended, 1, "S3_BUCKET=faces: EndpointConnectionError: check AWS_ENDPOINT_URL_S3")
 
 

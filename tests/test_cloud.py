@@ -18,7 +18,7 @@ import pytest
 from cfnlint.api import lint_all  # type: ignore[import-untyped]
 from moto import mock_aws
 
-from s3sink.bucket import public_policy
+from s3sink.bucket import public_statements
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "cloud" / "aws.yaml"
@@ -106,7 +106,8 @@ def test_the_template_passes_cfn_lint() -> None:
 
 def test_a_public_stack_opens_the_bucket_just_as_cloud_up_would() -> None:
     stack = Stack(PublicRead="true")
-    assert stack.properties("PublicReading")["PolicyDocument"] == public_policy(stack.bucket)
+    document = stack.properties("PublicReading")["PolicyDocument"]
+    assert document["Statement"] == public_statements(stack.bucket, "aws")
     block = stack.properties("Bucket")["PublicAccessBlockConfiguration"]
     # New buckets refuse ACLs, and so should this one
     assert [name for name, blocked in block.items() if blocked] == ["BlockPublicAcls", "IgnorePublicAcls"]
@@ -123,10 +124,7 @@ def test_a_private_stack_has_no_policy_and_blocks_any() -> None:
 def test_the_bucket_forgets_faces_and_outlives_the_stack() -> None:
     stack = Stack(ExpireDays="7")
     rules = stack.properties("Bucket")["LifecycleConfiguration"]["Rules"]
-    assert {(rule["Prefix"], rule["ExpirationInDays"]) for rule in rules} == {
-        ("faces/", "7"),
-        ("rejected/", "7"),
-    }
+    assert {(rule["Prefix"], rule["ExpirationInDays"]) for rule in rules} == {("faces/", "7"), ("rejected/", "7")}
     assert TEMPLATE_BODY["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
 
 
@@ -137,7 +135,7 @@ def test_the_vm_may_put_objects_and_nothing_else() -> None:
     declared = stack.properties("Role")
     assert set(declared) == {"AssumeRolePolicyDocument", "Policies"}
     (policy,) = declared["Policies"]
-    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*", "index.html")]
+    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*")]
     assert policy["PolicyDocument"]["Statement"] == [
         {"Effect": "Allow", "Action": "s3:PutObject", "Resource": resources}
     ]
@@ -158,10 +156,7 @@ def test_only_8883_is_open_and_the_address_is_fixed() -> None:
 
 
 def test_credentials_take_a_token_and_reach_containers() -> None:
-    assert Stack().properties("VM")["MetadataOptions"] == {
-        "HttpTokens": "required",
-        "HttpPutResponseHopLimit": 2,
-    }
+    assert Stack().properties("VM")["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
 
 
 def test_the_vm_unpacks_its_certificates_and_runs_cloud_up_of_the_given_ref(tmp_path: Path) -> None:
@@ -181,20 +176,13 @@ def test_the_vm_unpacks_its_certificates_and_runs_cloud_up_of_the_given_ref(tmp_
     up.write_text("#!/bin/sh\ncat cloud/.env; find certs -type f\n")
     up.chmod(0o755)
     git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (
-        ["init", "-q", "-b", "main"],
-        ["add", "."],
-        ["commit", "-qm", "first"],
-        ["branch", "release"],
-    ):
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"], ["branch", "release"]):
         run(*git, *command)
 
     script = Stack(Repository=f"file://{repository}", Ref="release", Certificates=encoded).script()
     programs = stubs(tmp_path, dnf="exit 0", systemctl="exit 0")
     for _start in ("the first", "a later"):
-        told = run(
-            "sh", "-c", script.replace("/opt/faces", str(vm)), env={**os.environ, "PATH": programs}
-        ).stdout
+        told = run("sh", "-c", script.replace("/opt/faces", str(vm)), env={**os.environ, "PATH": programs}).stdout
     assert "S3_BUCKET=faces-bucket" in told
     assert "AWS_REGION=eu-central-1" in told
     assert "certs/cloud-broker/tls.key" in told
@@ -236,9 +224,7 @@ class Cloud:
             **os.environ,
             "ENV_FILE": str(self.env_file),
             "CERTS": str(self.certs),
-            "PATH": stubs(
-                directory, docker=f'{note}; [ "$1" = version ] || {{ echo no such thing >&2; exit 1; }}'
-            ),
+            "PATH": stubs(directory, docker=f'{note}; [ "$1" = version ] || {{ echo no such thing >&2; exit 1; }}'),
         }
 
     def refusal(self, script: str = "up", *arguments: str, status: int = 1) -> str:
@@ -264,9 +250,7 @@ def test_missing_settings(cloud: Cloud) -> None:
     assert "cp cloud/.env.example cloud/.env" in cloud.refusal(status=2)
 
 
-@pytest.mark.parametrize(
-    "settings", ["", "S3_BUCKET=\n", "#S3_BUCKET=faces\n", "S3_BUCKET=faces\nS3_BUCKET=\n"]
-)
+@pytest.mark.parametrize("settings", ["", "S3_BUCKET=\n", "#S3_BUCKET=faces\n", "S3_BUCKET=faces\nS3_BUCKET=\n"])
 def test_unset_bucket(cloud: Cloud, settings: str) -> None:
     cloud.env_file.write_text(settings)
     assert "give the name of a bucket" in cloud.refusal(status=2)

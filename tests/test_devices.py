@@ -33,9 +33,7 @@ def without_hashes(text: str) -> str:
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_device_is_its_folder(device: str) -> None:
     docs: list[Doc] = list(yaml.safe_load_all(rendered(ROOT / "k8s/devices" / device)))
-    (name,) = [
-        doc["data"]["NAME"] for key, doc in named(docs, "ConfigMap").items() if key.startswith("device-")
-    ]
+    (name,) = [doc["data"]["NAME"] for key, doc in named(docs, "ConfigMap").items() if key.startswith("device-")]
     assert name == device
     for doc, version in itertools.product(docs, VERSIONS):
         kubernetes_validate.validate(doc, version, strict=True)
@@ -63,8 +61,6 @@ def test_the_name_takes_the_place_of_the_first_device_everywhere_in_the_conf(tmp
     (script,) = container["args"]
     script = script.replace("/mosquitto/config", str(ROOT / "mosquitto/edge"))
     script = script.replace("/tmp/", f"{tmp_path}/").replace("exec mosquitto", "echo")
-    subprocess.run(
-        [*container["command"], script], env={"NAME": "porch-7", "PATH": "/usr/bin:/bin"}, check=True
-    )
+    subprocess.run([*container["command"], script], env={"NAME": "porch-7", "PATH": "/usr/bin:/bin"}, check=True)
     shipped = (ROOT / "mosquitto/edge/mosquitto.conf").read_text()
     assert (tmp_path / "mosquitto.conf").read_text() == shipped.replace("jetson-01", "porch-7")

@@ -92,7 +92,10 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     ),
 ]
 # What looks at a cluster, or talks to a broker in one; tried by hand, see docs/kubernetes.md
-IN_A_CLUSTER = r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*|mosquitto_sub .* -i s3sink-1 .*"
+IN_A_CLUSTER = (
+    r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*"
+    r"|mosquitto_sub .*( -i s3sink-1 |--remove-retained).*"
+)
 
 
 @pytest.fixture

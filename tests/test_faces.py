@@ -10,7 +10,7 @@ from cv2.typing import MatLike
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.faces import MAX_BYTES, Box, Detect, clip, crop, encode, open_detector, sharpness
+from detector.faces import MAX_BYTES, Box, Detect, clip, crop, encode, open_detector, own_score, sharpness
 
 MODELS = Path(os.environ.get("FACE_MODELS", Path(__file__).parents[2] / "shared" / "models"))
 PHOTO_FACE = (178, 65, 91, 111)  # x, y, w, h of the face in `photo`, by YuNet
@@ -23,9 +23,9 @@ def model(name: str) -> str:
     return str(path)
 
 
-@pytest.fixture(params=["", "yunet_n_640_640.onnx", "face_detection_yunet_2023mar.onnx"])
+@pytest.fixture(params=["haar", "yunet_n_640_640.onnx", "face_detection_yunet_2023mar.onnx"])
 def detect(request: pytest.FixtureRequest) -> Detect:
-    return open_detector(request.param and model(request.param))
+    return open_detector("haar" if request.param == "haar" else model(request.param))
 
 
 def centre(box: Box) -> tuple[float, float]:
@@ -33,9 +33,7 @@ def centre(box: Box) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("size", [(512, 512), (1280, 720), (1921, 1081), (720, 1280)])
-def test_the_box_is_in_frame_pixels_whatever_the_size(
-    detect: Detect, photo: MatLike, size: tuple[int, int]
-) -> None:
+def test_the_box_is_in_frame_pixels_whatever_the_size(detect: Detect, photo: MatLike, size: tuple[int, int]) -> None:
     scale = min(size) / 512
     frame = np.zeros((size[1], size[0], 3), np.uint8)
     large = cv2.resize(photo, None, fx=scale, fy=scale)
@@ -76,9 +74,7 @@ def test_a_face_at_the_edge_of_the_frame_has_its_box_inside(photo: MatLike) -> N
         (b"", "download it again"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused_by_name(
-    tmp_path: Path, content: bytes | None, reason: str
-) -> None:
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "face.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -98,9 +94,7 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
 numbers = st.floats(-5000, 5000)
 
 
-@given(
-    box=st.tuples(numbers, numbers, numbers, numbers), width=st.integers(1, 2000), height=st.integers(1, 2000)
-)
+@given(box=st.tuples(numbers, numbers, numbers, numbers), width=st.integers(1, 2000), height=st.integers(1, 2000))
 def test_a_clipped_box_lies_in_the_frame_and_is_not_empty(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:
@@ -122,11 +116,39 @@ def test_a_crop_is_scaled_down_but_never_up(photo: MatLike) -> None:
     assert crop(large, (0, 0, 4000, 1), 0, max_side=16).shape == (1, 16, 3)
 
 
-def test_sharpness_falls_with_blur_and_compares_sizes(photo: MatLike) -> None:
+def test_sharpness_falls_with_blur_and_with_size(photo: MatLike) -> None:
     face = crop(photo, PHOTO_FACE)
     assert sharpness(face) > 2 * sharpness(cv2.GaussianBlur(face, (0, 0), 2))
     small = cv2.resize(face, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    assert sharpness(face) > 2 * sharpness(small)
+    assert sharpness(face) > sharpness(small)
+
+
+def test_noise_does_not_look_sharp(photo: MatLike, seed: int) -> None:
+    face = crop(photo, PHOTO_FACE)
+    blurred = cv2.GaussianBlur(face, (0, 0), 4) + np.random.default_rng(seed).normal(0, 12, face.shape)
+    noisy = blurred.clip(0, 255).astype(np.uint8)
+    print(f"sharp {sharpness(face):.0f}, blurred with a sensor's noise {sharpness(noisy):.0f}")
+    assert sharpness(face) > 2 * sharpness(noisy)
+
+
+@pytest.mark.parametrize(
+    ("name", "score"), [("yunet_n_640_640.onnx", 0.80), ("face_detection_yunet_2023mar.onnx", 0.85)]
+)
+def test_each_network_has_its_own_score_by_what_it_is_made_of(name: str, score: float) -> None:
+    data = Path(model(name)).read_bytes()
+    assert own_score(data) == score
+    assert own_score(data.replace(b"pytorch", b"another")) == score, "whoever exported it"
+
+
+def test_without_a_cascade_in_opencv_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(ValueError, match="no Haar cascade; `make model`"):
+        open_detector("haar")
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2000, 50_000])
+def test_a_broker_that_takes_less_gets_less(photo: MatLike, max_bytes: int) -> None:
+    assert len(encode(photo, "jpg", 90, max_bytes)) <= max(max_bytes, 1000)
 
 
 @pytest.mark.parametrize("file_format", ["jpg", "png"])

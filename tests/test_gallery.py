@@ -44,9 +44,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
 PATIENCE = 15_000  # ms, several of the page's looks for new faces
 
 expect.set_options(timeout=PATIENCE)
-needs_chromium = pytest.mark.skipif(
-    not CHROMIUM, reason="no chromium on this machine: apt-get install chromium"
-)
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine: apt-get install chromium")
 
 
 # ---- A bucket with faces ----------------------------------------------------------------------------------
@@ -71,9 +69,7 @@ def jpeg(seed: int) -> bytes:
     crop = crop[:, ::-1] if random.random() < 0.5 else crop
     size = int(random.integers(72, 240))
     crop = cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=cv2.INTER_AREA)
-    crop = cv2.convertScaleAbs(
-        crop, alpha=float(random.uniform(0.75, 1.15)), beta=float(random.uniform(-15, 15))
-    )
+    crop = cv2.convertScaleAbs(crop, alpha=float(random.uniform(0.75, 1.15)), beta=float(random.uniform(-15, 15)))
     return bytes(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 88])[1])
 
 
@@ -116,9 +112,7 @@ class Bucket:
         )
         return key
 
-    def put_face(
-        self, at: datetime, device: str = "jetson-01", camera: str = "door", image: bytes = b""
-    ) -> str:
+    def put_face(self, at: datetime, device: str = "jetson-01", camera: str = "door", image: bytes = b"") -> str:
         """Store a face as s3sink does, and give its key."""
         self.count += 1
         number = self.count
@@ -129,20 +123,10 @@ class Bucket:
             "frame_size": "1280x720",
             "score": f"0.{80 + 7 * number % 19}",
         }
-        facts |= {
-            "sharpness": f"{120 + number % 77}.5",
-            "track": str(number // 3),
-            "seq": str(number),
-            "schema": "1",
-        }
+        facts |= {"sharpness": f"{120 + number % 77}.5", "track": str(number // 3), "seq": str(number), "schema": "1"}
         key = f"faces/{device}/{camera}/{at:%Y/%m/%d}/{stamp}-{number:016x}.jpg"
         return self.put(
-            key,
-            image or jpeg(number % 40),
-            id=f"{number:016x}",
-            camera=quote(camera),
-            captured_at=captured_at,
-            **facts,
+            key, image or jpeg(number % 40), id=f"{number:016x}", camera=quote(camera), captured_at=captured_at, **facts
         )
 
 
@@ -190,8 +174,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page = context.new_page()
     complaints: list[str] = []
     page.on(
-        "console",
-        lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None,
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda it: complaints.append(it.url) if not OWN.match(it.url) else None)
@@ -360,9 +343,7 @@ def test_large_view_by_mouse_and_keyboard_tells_all(bucket: Bucket, page: Page) 
     expect(large.get_by_role("img", name="Where in the frame")).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(facts).to_contain_text(older)
-    expect(large.get_by_role("link", name="Original")).to_have_attribute(
-        "href", re.compile(re.escape(older) + "$")
-    )
+    expect(large.get_by_role("link", name="Original")).to_have_attribute("href", re.compile(re.escape(older) + "$"))
     page.keyboard.press("ArrowRight")  # there is none further
     page.keyboard.press("ArrowLeft")
     expect(facts).to_contain_text("yard")
@@ -390,19 +371,11 @@ def test_hostile_names_stay_text(bucket: Bucket, page: Page) -> None:
     page.expected_complaint = "404"  # type: ignore[attr-defined]  # the crop that is no image may fail to load
     script = "<script>alert(1)</script>"
     image = '"><img src=x onerror=alert(1)>'
-    cameras = [
-        image,
-        "%3Cscript%3Ealert(1)%3C%2Fscript%3E",
-        "a b+c&d=e",
-        "größe ☺ %zz",
-        "javascript:alert(1)",
-    ]
+    cameras = [image, "%3Cscript%3Ealert(1)%3C%2Fscript%3E", "a b+c&d=e", "größe ☺ %zz", "javascript:alert(1)"]
     for number, camera in enumerate(cameras):
         bucket.put_face(NOON + minutes(number), device=script.replace("/", "%2F"), camera=camera)
     bucket.put(f"faces/{script}.jpg", jpeg(1))
-    bucket.put(
-        "faces/jetson-01/door/2026/11/20/<img src=x onerror=alert(1)>.jpg", jpeg(2), id="<b onclick=alert(1)>"
-    )
+    bucket.put("faces/jetson-01/door/2026/11/20/<img src=x onerror=alert(1)>.jpg", jpeg(2), id="<b onclick=alert(1)>")
     page.route(LISTS, spaces_as_aws_writes_them)
     page.goto(bucket.url)
     expect(page.locator("#count")).to_have_text("7 faces")
@@ -438,10 +411,7 @@ def test_trouble_is_told_with_a_remedy_and_passes(bucket: Bucket, page: Page, tr
     answer, title, remedy = TROUBLES[trouble]
     bucket.put_face(NOON)
     if answer:
-        page.route(
-            LISTS,
-            lambda route: route.fulfill(status=answer[0], content_type="application/xml", body=answer[1]),
-        )
+        page.route(LISTS, lambda route: route.fulfill(status=answer[0], content_type="application/xml", body=answer[1]))
     else:
         page.route(LISTS, lambda route: route.abort())
     page.goto(bucket.url)
@@ -570,11 +540,7 @@ def measure(count: int) -> None:
         bucket = Bucket(port, "measure")
         image = jpeg(3)
         with ThreadPoolExecutor(4) as pool:
-            list(
-                pool.map(
-                    lambda n: bucket.put_face(NOON + timedelta(seconds=4 * n), image=image), range(count)
-                )
-            )
+            list(pool.map(lambda n: bucket.put_face(NOON + timedelta(seconds=4 * n), image=image), range(count)))
         page = browser.new_page(viewport=DESKTOP)
         began = time.monotonic()
         page.goto(bucket.url)

@@ -22,11 +22,9 @@ CLOUD = ["hardened", "prepare-bucket", "release"]
 VARIANTS = {
     "edge": ("edge", EDGE),
     "edge with a network camera": ("edge", ["hardened", "cloud-by-address", "release"]),
-    "edge with a device plugin": (
-        "edge",
-        ["hardened", "camera-device-plugin", "cloud-by-address", "release"],
-    ),
+    "edge with a device plugin": ("edge", ["hardened", "camera-device-plugin", "cloud-by-address", "release"]),
     "edge with a display": ("edge", ["hardened", "camera-usb", "display", "cloud-by-address", "release"]),
+    "edge with a CSI camera": ("edge", ["hardened", "camera-csi", "cloud-by-address", "release"]),
     "edge with two cameras": ("edge", ["two-cameras", *EDGE]),
     "edge with two cameras and a device plugin": (
         "edge",
@@ -110,11 +108,7 @@ def find(node: Any, key: str) -> Iterator[Any]:
 
 def selected(selector: Doc, docs: list[Doc]) -> list[Doc]:
     """The workloads whose pods a selector means; an empty one means all."""
-    labels = (
-        selector
-        if all(isinstance(value, str) for value in selector.values())
-        else selector.get("matchLabels", {})
-    )
+    labels = selector if all(isinstance(value, str) for value in selector.values()) else selector.get("matchLabels", {})
     wanted = {key: [value] for key, value in labels.items()}
     for expression in selector.get("matchExpressions", []):
         assert expression["operator"] == "In"
@@ -122,9 +116,7 @@ def selected(selector: Doc, docs: list[Doc]) -> list[Doc]:
     return [
         doc
         for doc in workloads(docs)
-        if all(
-            doc["spec"]["template"]["metadata"]["labels"].get(key) in values for key, values in wanted.items()
-        )
+        if all(doc["spec"]["template"]["metadata"]["labels"].get(key) in values for key, values in wanted.items())
     ]
 
 
@@ -152,18 +144,15 @@ def test_kubernetes_knows_every_field(docs: list[Doc], version: str) -> None:
 
 
 def test_what_is_referred_to_exists(variant: str, docs: list[Doc]) -> None:
-    maps, claims, services = (
-        named(docs, "ConfigMap"),
-        named(docs, "PersistentVolumeClaim"),
-        named(docs, "Service"),
-    )
+    maps, claims, services = (named(docs, "ConfigMap"), named(docs, "PersistentVolumeClaim"), named(docs, "Service"))
     pods = pod_specs(docs)
     used = [it["name"] for key in ("configMapRef", "configMapKeyRef", "configMap") for it in find(pods, key)]
     assert set(used) == set(maps)
     assert {it["claimName"] for it in find(pods, "persistentVolumeClaim")} == set(claims)
     secrets = {it["name"] for key in ("secretRef", "secretKeyRef") for it in find(pods, key)}
     secrets |= {it["secretName"] for it in find(pods, "secret")}
-    assert secrets == SECRETS[VARIANTS[variant][0]]
+    folder, components = VARIANTS[variant]
+    assert secrets == SECRETS[folder] | ({"bucket-credentials"} if "prepare-bucket" in components else set())
     assert not list(find(pods, "serviceAccountName"))
     assert set(find(docs, "serviceName")) <= set(services)
     hosts = [it["value"] for env in find(pods, "env") for it in env if it["name"] == "MQTT_HOST"]
@@ -184,12 +173,11 @@ def test_volumes_are_there_and_mounted(docs: list[Doc]) -> None:
 
 def test_selectors_and_ports_meet_pods(docs: list[Doc]) -> None:
     for doc in workloads(docs):
-        assert selected(doc["spec"]["selector"], docs) == [doc], "selects its own pods and no others"
+        if doc["kind"] != "Job":  # Kubernetes gives it a selector of its own
+            assert selected(doc["spec"]["selector"], docs) == [doc], "selects its own pods and no others"
         for container in containers(doc["spec"]["template"]["spec"]):
             names = {port["name"] for port in container.get("ports", [])}
-            assert {
-                probe["port"] for key in ("tcpSocket", "httpGet") for probe in find(container, key)
-            } <= names
+            assert {probe["port"] for key in ("tcpSocket", "httpGet") for probe in find(container, key)} <= names
     for service in named(docs, "Service").values():
         if service["spec"].get("type") == "ExternalName":
             continue
@@ -197,15 +185,10 @@ def test_selectors_and_ports_meet_pods(docs: list[Doc]) -> None:
         assert len(behind) == 1
         assert {port["targetPort"] for port in service["spec"].get("ports", [])} <= port_names(behind)
     for policy in named(docs, "NetworkPolicy").values():
-        for selector in [
-            policy["spec"]["podSelector"],
-            *find(policy["spec"].get("ingress", []), "podSelector"),
-        ]:
+        for selector in [policy["spec"]["podSelector"], *find(policy["spec"].get("ingress", []), "podSelector")]:
             assert selected(selector, docs)
         for rule in policy["spec"].get("ingress", []):
-            assert {port["port"] for port in rule["ports"]} <= port_names(
-                selected(policy["spec"]["podSelector"], docs)
-            )
+            assert {port["port"] for port in rule["ports"]} <= port_names(selected(policy["spec"]["podSelector"], docs))
         for rule in policy["spec"].get("egress", []):
             to = [doc for peer in rule.get("to", []) for doc in selected(peer["podSelector"], docs)]
             assert {port["port"] for port in rule["ports"] if isinstance(port["port"], str)} <= port_names(to)
@@ -226,9 +209,7 @@ def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> 
     edge, cloud = {"mqtt": ["detector", "logger"]}, {"devices": [], "sinks": ["s3sink"]}
     assert allowed == (edge if "edge-broker" in policies else cloud)
     # to the world: the devices' port alone, which wants a certificate
-    public = [
-        doc["spec"] for doc in named(docs, "Service").values() if doc["spec"].get("type") == "LoadBalancer"
-    ]
+    public = [doc["spec"] for doc in named(docs, "Service").values() if doc["spec"].get("type") == "LoadBalancer"]
     assert [port["targetPort"] for spec in public for port in spec["ports"]] == (
         [] if "edge-broker" in policies else ["devices"]
     )
@@ -236,13 +217,9 @@ def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> 
 
 def test_the_conf_of_a_broker_is_the_file(variant: str, docs: list[Doc]) -> None:
     folder = VARIANTS[variant][0]
-    (conf,) = [
-        doc["data"] for name, doc in named(docs, "ConfigMap").items() if name.startswith(f"{folder}-broker-")
-    ]
+    (conf,) = [doc["data"] for name, doc in named(docs, "ConfigMap").items() if name.startswith(f"{folder}-broker-")]
     files = [path for path in (ROOT / "mosquitto" / folder).iterdir() if path.name != "kustomization.yaml"]
-    assert {name: text.encode() for name, text in conf.items()} == {
-        path.name: path.read_bytes() for path in files
-    }
+    assert {name: text.encode() for name, text in conf.items()} == {path.name: path.read_bytes() for path in files}
 
 
 def test_a_broker_has_room_for_what_its_conf_allows(variant: str, docs: list[Doc]) -> None:
@@ -290,10 +267,7 @@ def test_no_secret_is_rendered(docs: list[Doc]) -> None:
     text = json.dumps(docs)
     assert "PRIVATE KEY" not in text
     assert not re.search(r"AKIA[0-9A-Z]{16}", text)
-    for data in [
-        *find(docs, "data"),
-        *({it["name"]: it.get("value")} for env in find(docs, "env") for it in env),
-    ]:
+    for data in [*find(docs, "data"), *({it["name"]: it.get("value")} for env in find(docs, "env") for it in env)]:
         assert not re.search("SECRET|PASSWORD|ACCESS_KEY|TOKEN", " ".join(data))
 
 
@@ -306,11 +280,13 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             context = dict(container["securityContext"])
             assert context.pop("readOnlyRootFilesystem") is True
             assert context.pop("capabilities") == {"drop": ["ALL"]}
-            if container["name"] == "detector" and "camera-usb" in components:
+            if container["name"] == "camera":
+                assert context.pop("runAsNonRoot") is False
+            if container["name"] == "camera" or (container["name"] == "detector" and "camera-usb" in components):
                 assert context.pop("privileged") is True
             else:
                 assert context.pop("allowPrivilegeEscalation") is False
-            if container["name"] == "device-plugin":
+            if container["name"] in ("device-plugin", "camera"):
                 assert context.pop("runAsUser") == 0
             else:
                 assert pod["securityContext"]["runAsNonRoot"] is True
@@ -318,6 +294,7 @@ def test_containers_can_do_no_more_than_they_must(variant: str, docs: list[Doc])
             assert not context
         paths = {it["path"] for it in find(pod, "hostPath")}
         allowed = {"/dev", "/tmp/.X11-unix", "/var/lib/kubelet/device-plugins"}
+        paths -= {"/run/udev"} if "camera-csi" in components else set()
         assert paths <= (allowed if {"camera-usb", "camera-device-plugin"} & set(components) else set())
         assert ("hostNetwork" in pod) <= ("display" in components)
 
@@ -328,7 +305,8 @@ def test_containers_are_probed_and_bounded(docs: list[Doc]) -> None:
             for bound in ("requests", "limits"):
                 assert {"cpu", "memory"} <= set(container["resources"][bound])
         for container in pod["containers"]:
-            assert {"livenessProbe", "readinessProbe"} <= set(container)
+            if pod.get("restartPolicy") != "Never":  # that of a Job, which ends
+                assert {"livenessProbe", "readinessProbe"} <= set(container)
 
 
 def test_images_are_named_once(docs: list[Doc]) -> None:
@@ -357,9 +335,7 @@ def test_settings_are_read_by_the_service(docs: list[Doc]) -> None:
     for pod in pod_specs(docs):
         for container in containers(pod):
             if container["image"].startswith("faces-"):
-                known = (
-                    settings_read_by(container["image"].removeprefix("faces-").partition(":")[0]) | OF_THE_SDK
-                )
+                known = settings_read_by(container["image"].removeprefix("faces-").partition(":")[0]) | OF_THE_SDK
                 given = {it["name"] for it in container.get("env", [])}
                 for source in find(container, "configMapRef"):
                     given |= set(maps[source["name"]]["data"])
@@ -373,3 +349,12 @@ def test_settings_in_comments_exist_too() -> None:
             name = re.fullmatch(r"(?:# )?([A-Z0-9_]+)=.*", line)
             assert line.startswith("# ") or name, line
             assert name is None or name[1] in known
+
+
+def test_what_prepares_the_bucket_is_not_what_fills_it() -> None:
+    manifests = [*(ROOT / "k8s/cloud").glob("*.yaml"), *(ROOT / "k8s/components/prepare-bucket").glob("*.yaml")]
+    docs = [doc for path in manifests for doc in yaml.safe_load_all(path.read_text())]
+    job, sink = named(docs, "Job")["prepare-bucket"], named(docs, "StatefulSet")["s3sink"]
+    secrets = [{it["name"] for it in find(doc, "secretRef")} for doc in (job, sink)]
+    assert secrets == [{"bucket-credentials"}, {"s3-credentials"}]
+    assert not list(find(sink, "initContainers"))

@@ -1,7 +1,7 @@
 """Is every face home after hours of outage, soon, and with few copies?
 
-The real delivery and spool, on a clock that does not wait, send into a model of the way: two brokers with bounded
-queues that keep their order and drop what does not fit, and a link and a sink that come and go.
+The real delivery and spool, on a clock that does not wait, send into a model of the way: two brokers with
+bounded queues that keep their order and drop what does not fit, and a link and a sink that come and go.
 """
 
 import random
@@ -152,16 +152,9 @@ def directory() -> Iterator[Path]:
 
 
 def until_home(
-    way: Way,
-    directory: Path,
-    *,
-    cameras: int = 1,
-    every: float = 1,
-    hours: float,
-    wipe_at: float = -1,
-    tick: float = 1,
+    way: Way, directory: Path, *, cameras: int = 1, every: float = 1, hours: float, wipe_at: float = -1, tick: float = 1
 ) -> float:
-    """Cut a face each `every` s for some hours, and go on until all is home; gives how long that took, in s."""
+    """Cut a face each `every` s for some hours, and give how long after it (s) all is home."""
     crowd = [Camera(way, directory / f"{number}.db") for number in range(cameras)]
     start, end, due = way.now, way.now + hours * HOUR, [way.now] * cameras
     while any(camera.spool.count for camera in crowd) or way.now < end:
@@ -289,7 +282,9 @@ def test_whatever_happens_on_the_way(events: list[tuple[str, float]], chance: ra
         assert max(way.on_the_edge.values(), default=0) <= 1
 
 
-def happen(event: str, camera: Camera, sink_up: list[bool], chance: random.Random) -> None:
+def happen(  # noqa: C901 a table of events
+    event: str, camera: Camera, sink_up: list[bool], chance: random.Random
+) -> None:
     """Do to the way what the event says."""
     way = camera.way
     if event == "cut":

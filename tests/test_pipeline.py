@@ -47,7 +47,8 @@ def test_objects_are_the_published_crops_byte_for_byte_with_their_metadata(
     for key, body, metadata in objects:
         payload, words = crops[metadata["id"]]
         assert body == payload
-        assert metadata == words
+        # underscores are dropped by some servers in front of a store
+        assert metadata == {name.replace("_", "-"): word for name, word in words.items()}
         day, time = words["captured_at"].split("T")
         name = f"{day.replace('-', '/')}/{time.replace(':', '')}-{words['id']}.jpg"
         assert key == f"faces/jetson-01/cam0/{name}"
@@ -55,9 +56,7 @@ def test_objects_are_the_published_crops_byte_for_byte_with_their_metadata(
     assert [int(words["seq"]) for _, words in crops.values()] == list(range(1, len(crops) + 1))
 
 
-def test_every_object_shows_the_face_that_its_box_names(
-    pipeline: Pipeline, folder_of: Callable[[int], Path]
-) -> None:
+def test_every_object_shows_the_face_that_its_box_names(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
     pipeline.all_but_detector()
     folder = folder_of(3)
     assert pipeline.detector(folder, FACE_FORMAT="png", FACE_MARGIN="0").wait(60) == 0
@@ -91,9 +90,7 @@ def test_nothing_is_missing_when_a_part_goes_away_and_comes_back(
     assert len(ids(pipeline)) >= 30
 
 
-def test_a_detector_that_is_killed_goes_on_where_it_was(
-    pipeline: Pipeline, folder_of: Callable[[int], Path]
-) -> None:
+def test_a_detector_that_is_killed_goes_on_where_it_was(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
     pipeline.s3_server()
     pipeline.edge()
     pipeline.detector(folder_of(5))
@@ -109,19 +106,14 @@ def test_a_detector_that_is_killed_goes_on_where_it_was(
     assert sorted(stored_ids(pipeline)) == sorted(cut)
 
 
-def test_receipts_of_another_camera_or_for_unknown_faces_let_nothing_go(
-    pipeline: Pipeline, folder_of: Callable[[int], Path]
-) -> None:
+def test_a_forged_receipt_lets_nothing_go(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
     pipeline.edge()
     pipeline.detector(folder_of(1))
     (id_,) = eventually(lambda: ids(pipeline))
     forger = pipeline.client(pipeline.edge_port)
-    for topic, payload in (("receipts/cam1", id_), ("receipts/cam0/x", id_), ("receipts/cam0", "f" * 16)):
-        pipeline.publish(forger, topic, payload.encode())
+    refusal = pipeline.publish(forger, "receipts/cam0", id_.encode())
+    assert refusal.is_failure
     eventually(lambda: "waiting for the cloud, or for RECEIPTS=off: spooled=1" in pipeline.log("detector"))
-    # the real one does
-    pipeline.publish(forger, "receipts/cam0", id_.encode())
-    assert pipeline.running["detector"].wait(30) == 0
 
 
 def test_several_sinks_share_the_faces_and_one_that_dies_takes_none_along(
@@ -144,9 +136,7 @@ def test_several_sinks_share_the_faces_and_one_that_dies_takes_none_along(
     assert sorted(stored_ids(pipeline)) == sorted(ids(pipeline))
 
 
-def test_receipts_off_lets_go_at_the_edge_brokers_puback(
-    pipeline: Pipeline, folder_of: Callable[[int], Path]
-) -> None:
+def test_receipts_off_lets_go_at_the_edge_brokers_puback(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
     pipeline.edge()
     assert pipeline.detector(folder_of(3), RECEIPTS="off").wait(60) == 0
     assert "spooled=0" in pipeline.log("detector").splitlines()[-1]
@@ -159,9 +149,7 @@ def test_each_service_keeps_a_status_that_reaches_the_cloud_and_a_last_will(
     pipeline.logger()
     fleet: dict[str, bytes] = {}
     operator = pipeline.client(pipeline.sink_port, "operator")
-    operator.on_message = lambda _client, _data, message: fleet.update(
-        {message.topic: bytes(message.payload)}
-    )
+    operator.on_message = lambda _client, _data, message: fleet.update({message.topic: bytes(message.payload)})
     operator.subscribe("status/#", qos=1)
     pipeline.detector(folder_of(2))
     eventually(lambda: b'"state": "done"' in fleet.get("status/jetson-01/detector/cam0", b""))

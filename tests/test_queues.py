@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import answers
 from tests.faults import Wan
 from tests.pipeline import ROOT, Pipeline, eventually
 
@@ -41,9 +42,18 @@ def wan(small: Pipeline) -> Iterator[Wan]:
     between.close()
 
 
-def all_home(pipeline: Pipeline) -> None:
+def all_home(pipeline: Pipeline, wan: Wan) -> None:
     """Each face that was cut is one object, and the detector has let go of all; some were dropped."""
-    assert pipeline.running["detector"].wait(120) == 0
+
+    def ended() -> bool:
+        # Mosquitto 2.0.11 can hang for ever when its bridge was cut: so does the liveness probe
+        if not answers(pipeline.edge_port, None):
+            pipeline.kill("edge")
+            pipeline.edge(CLOUD_ADDRESS=f"localhost:{wan.port}")
+        return pipeline.running["detector"].poll() is not None
+
+    eventually(ended, 200)
+    assert pipeline.running["detector"].poll() == 0
     cut = set(re.findall(r"^face: id=(\w+)", pipeline.log("detector"), re.MULTILINE))
     stored = [re.sub(r".*-(\w{16})\.\w+$", r"\1", key) for key in pipeline.bucket_keys()]
     assert sorted(stored) == sorted(cut)
@@ -51,20 +61,18 @@ def all_home(pipeline: Pipeline) -> None:
     assert "being dropped for client bridge-to-cloud" in pipeline.log("edge")
 
 
-def test_an_outage_of_ten_times_the_queue(
-    small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]
-) -> None:
+def test_an_outage_of_ten_times_the_queue(small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]) -> None:
     wan.state = "cut"
     heard = small.listen("faces/cam0", small.edge_port)
     small.detector(folder_of(FRAMES), FACE_FORMAT="png", FACE_INTERVAL="0")
     eventually(lambda: sum(len(message.payload) for message in heard) > 10 * QUEUE)
     wan.state = "up"
-    all_home(small)
+    all_home(small, wan)
 
 
 def test_a_wan_that_is_never_cut_and_slower_than_the_camera(
     small: Pipeline, wan: Wan, folder_of: Callable[[int], Path]
 ) -> None:
-    wan.rate = 500_000
+    wan.rate = 100_000  # a busy machine's detector cuts no more than twice that
     small.detector(folder_of(FRAMES), FACE_FORMAT="png", FACE_INTERVAL="0")
-    all_home(small)
+    all_home(small, wan)

@@ -32,9 +32,7 @@ def add(path: Path, after: str, line: str) -> None:
     path.write_text(text.replace(after, f"{after}\n{line}"))
 
 
-def test_another_sensor_reaches_the_cloud_without_a_line_of_python(
-    pipeline: Pipeline, checkout: Path
-) -> None:
+def test_another_sensor_reaches_the_cloud_without_a_line_of_python(pipeline: Pipeline, checkout: Path) -> None:
     (route,) = readme_block("topic # out 1 sensors/")
     (local,) = readme_block("pattern readwrite sensors/")
     write, read = readme_block("pattern write sensors/")
@@ -47,11 +45,7 @@ def test_another_sensor_reaches_the_cloud_without_a_line_of_python(
     pipeline.await_bridge()
     heard = pipeline.listen("sensors/#", pipeline.sink_port, "operator")
     pipeline.publish(pipeline.client(pipeline.edge_port), "sensors/door", b"open")
-    eventually(
-        lambda: (
-            [(message.topic, message.payload) for message in heard] == [("sensors/jetson-01/door", b"open")]
-        )
-    )
+    eventually(lambda: [(message.topic, message.payload) for message in heard] == [("sensors/jetson-01/door", b"open")])
 
 
 def test_a_second_device_needs_a_certificate_and_its_name(pipeline: Pipeline) -> None:
@@ -66,9 +60,7 @@ def test_a_second_device_needs_a_certificate_and_its_name(pipeline: Pipeline) ->
     assert key.startswith("faces/jetson-02/cam0/2026/11/22/")
 
 
-def test_a_device_whose_conf_names_another_loses_nothing_and_shows_it(
-    pipeline: Pipeline, checkout: Path
-) -> None:
+def test_a_device_whose_conf_names_another_loses_nothing_and_shows_it(pipeline: Pipeline, checkout: Path) -> None:
     # the certificate is jetson-01's, the topics are jetson-02's: the ACL refuses, silently
     edge = checkout / "edge/mosquitto.conf"
     right = edge.read_text()

@@ -40,9 +40,7 @@ def cloud(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-@pytest.mark.parametrize(
-    "topic", ["faces/jetson-02/cam0", "receipts/jetson-01/cam0", "status/jetson-02/x/y", "a"]
-)
+@pytest.mark.parametrize("topic", ["faces/jetson-02/cam0", "receipts/jetson-01/cam0", "status/jetson-02/x/y", "a"])
 def test_a_device_cannot_write_elsewhere(cloud: Pipeline, topic: str) -> None:
     heard = cloud.listen("faces/#", cloud.sink_port, "s3sink")
     device = cloud.client(cloud.sink_port, "jetson-01")
@@ -51,9 +49,7 @@ def test_a_device_cannot_write_elsewhere(cloud: Pipeline, topic: str) -> None:
     assert eventually(lambda: heard)[0].payload == b"y"
 
 
-@pytest.mark.parametrize(
-    "topic", ["faces/#", "receipts/jetson-02/#", "#", "$share/s3sink/faces/#", "status/#"]
-)
+@pytest.mark.parametrize("topic", ["faces/#", "receipts/jetson-02/#", "#", "$share/s3sink/faces/#", "status/#"])
 def test_a_device_hears_of_its_own_receipts_only(cloud: Pipeline, topic: str) -> None:
     heard = cloud.listen(topic, cloud.sink_port, "jetson-01")
     own = cloud.listen("receipts/jetson-01/#", cloud.sink_port, "jetson-01")

@@ -35,9 +35,7 @@ def test_the_services_pin_the_same_versions() -> None:
 
 def test_the_device_s_name_is_the_same_in_all_lines_of_the_edge_conf() -> None:
     names = re.findall(
-        r"^(?:remote_clientid |topic .*/)(jetson-\w+)",
-        (ROOT / "mosquitto/edge/mosquitto.conf").read_text(),
-        re.M,
+        r"^(?:remote_clientid |topic .*/)(jetson-\w+)", (ROOT / "mosquitto/edge/mosquitto.conf").read_text(), re.M
     )
     assert names == ["jetson-01"] * 5
 
@@ -58,9 +56,7 @@ def test_each_image_takes_all_its_packages_by_hash_and_those_that_we_chose() -> 
     for service in SERVICES:
         locked = (ROOT / service / "requirements.txt").read_text()
         chosen = (ROOT / service / "requirements.in").read_text().splitlines()
-        assert {line for line in chosen if not line.startswith("#")} <= set(
-            re.findall(r"^\S+==\S+", locked, re.M)
-        )
+        assert {line for line in chosen if not line.startswith("#")} <= set(re.findall(r"^\S+==\S+", locked, re.M))
         assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", locked, flags=re.M)[1:])
         assert "--require-hashes" in (ROOT / service / "Dockerfile").read_text()
 

@@ -1,6 +1,7 @@
 """Does one table tell, of a device and of the fleet, what is up, what is down and what is silent?"""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +16,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
 def status(pipeline: Pipeline, port: int, certs: str = "") -> tuple[int, str]:
     """Run `python -m logger --status`, and give its exit status and what it printed."""
-    env = {
-        "PATH": os.environ["PATH"],
-        "MQTT_PORT": str(port),
-        "MQTT_CERTS": certs and str(pipeline.certs / certs),
-    }
+    env = {"PATH": os.environ["PATH"], "MQTT_PORT": str(port), "MQTT_CERTS": certs and str(pipeline.certs / certs)}
     command = [sys.executable, "-m", "logger", "--status"]
     ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
@@ -39,11 +36,7 @@ def test_the_edge_shows_its_services_and_the_cloud_the_fleet(
     eventually(lambda: status(pipeline, pipeline.edge_port)[0] == 0)
     code, edge = status(pipeline, pipeline.edge_port)
     rows = [line.split()[:4] for line in edge.splitlines()]
-    assert rows[1:] == [
-        ["-", "bridge", "-", "up"],
-        ["-", "detector", "cam0", "done"],
-        ["-", "logger", "logger", "up"],
-    ]
+    assert rows[1:] == [["-", "bridge", "-", "up"], ["-", "detector", "cam0", "done"], ["-", "logger", "logger", "up"]]
     assert "faces=2" in edge
     assert "oldest_s=0" in edge
     assert code == 0
@@ -87,6 +80,42 @@ def test_a_service_that_has_not_spoken_for_a_minute_is_silent() -> None:
         assert row[5] == "faces=3"
 
 
+def test_a_service_that_speaks_once_an_hour_is_not_silent_for_that() -> None:
+    for every, state in (("3600", "up"), ("10", "silent"), ("1e300", "up"), ("NaN", "silent")):
+        payload = b'{"state": "up", "at": "2026-11-22T11:00:00+00:00", "every": %s}' % every.encode()
+        assert status_row("status/detector/cam0", payload, NOW)[3] == state
+
+
+def test_what_is_not_well_is_not_called_up() -> None:
+    for said, state in (
+        ('"state": "up", "camera": "lost"', '"no camera"'),
+        ('"state": "up", "held": 3', "holding"),
+        ('"state": "stuck"', "stuck"),
+        ('"state": "up", "camera": "up", "held": 0', "up"),
+    ):
+        payload = f'{{{said}, "at": "2026-11-22T12:00:00+00:00"}}'.encode()
+        assert status_row("status/detector/cam0", payload, NOW)[3] == state
+
+
+def test_an_argument_that_is_unknown_starts_nothing() -> None:
+    for argument in ("--staus", "--stat", "status"):
+        command = [sys.executable, "-m", "logger", argument]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+        assert ended.returncode == 2
+        assert "--status" in ended.stderr
+
+
+def test_a_device_that_is_gone_for_good_is_forgotten_by_the_documented_command(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    client = pipeline.client(pipeline.edge_port)
+    for topic in ("status/detector/cam1", "status/detector/cam2"):
+        client.publish(topic, b'{"state": "down"}', qos=1, retain=True).wait_for_publish(10)
+    page = (ROOT / "docs/operations.md").read_text()
+    words = re.findall(r"mosquitto_sub .*--remove-retained.*", page)[0].split()
+    subprocess.run([*words, "-p", str(pipeline.edge_port)], check=False, timeout=30)
+    eventually(lambda: [row[2] for row in rows_of(pipeline)[1:] if row[1] == "detector"] == ["cam2"])
+
+
 def test_hostile_status_messages_are_shown_and_believed_nothing() -> None:
     for payload in (
         b"",
@@ -96,6 +125,11 @@ def test_hostile_status_messages_are_shown_and_believed_nothing() -> None:
         b"{}",
         b'{"state": "up", "at": 7}',
         b'{"state": "up", "at": "x"}',
+        b'{"state": "up", "every": []}',
+        b'{"state": "up", "x": ' + 9000 * b"[",
+        b"[" * 100_000,
+        b'{"state": "up", "x": "' + 20_000 * b"x" + b'"}',
+        b'{"state": "up", "at": "2026-11-22T11:59:59"}',
     ):
         assert status_row("status/a/b/c", payload, NOW)[3] == "unreadable"
     row = status_row("status/\x1b[2J/b/c\nd", b'{"state": "up\\u001b[0m", "x\\n": "\\u0007"}', NOW)

@@ -1,8 +1,10 @@
 """Does the sink hold every face, unacknowledged, through whatever the store does, and say what to do?"""
 
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -26,19 +28,9 @@ def faulty(pipeline: Pipeline) -> Iterator[FaultyS3]:
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        "SlowDown",
-        "InternalError",
-        "AccessDenied",
-        "ExpiredToken",
-        "NoSuchBucket",
-        "RequestTimeTooSkewed",
-        "hang",
-    ],
+    ["SlowDown", "InternalError", "AccessDenied", "ExpiredToken", "NoSuchBucket", "RequestTimeTooSkewed", "hang"],
 )
-def test_a_face_is_held_through_every_failure_and_then_stored(
-    pipeline: Pipeline, faulty: FaultyS3, fault: str
-) -> None:
+def test_a_face_is_held_through_every_failure_and_then_stored(pipeline: Pipeline, faulty: FaultyS3, fault: str) -> None:
     receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
     faulty.fault = fault
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
@@ -107,24 +99,68 @@ def test_a_broker_restart_during_a_store_failure_takes_no_more_than_the_window(
     eventually(lambda: len(pipeline.bucket_keys()) == 30)
 
 
-def test_when_everything_looks_bad_rejecting_slows_down_until_one_image_comes(
-    pipeline: Pipeline,
+@pytest.mark.parametrize(
+    "code", ["AccessDenied", "NoSuchKey", "InvalidArgument", "EntityTooLarge", "RequestHeaderSectionTooLarge"]
+)
+def test_a_windowful_that_the_store_refuses_goes_to_rejected_and_holds_nobody(
+    pipeline: Pipeline, faulty: FaultyS3, code: str
 ) -> None:
-    pipeline.s3_server()
-    pipeline.cloud()
-    pipeline.sink()
-    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    faulty.refuses = {"/faces/faces/jetson-01/odd": code}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
-    for number in range(70):
-        pipeline.publish(device, "faces/jetson-01/junk", b"junk %d" % number, **WORDS)
-    eventually(lambda: "rejecting slowly" in pipeline.log("s3sink"))
-    assert len(pipeline.bucket_keys("rejected/")) < 60
-    # one good image closes the breaker
+    for number in range(40):
+        pipeline.publish(device, f"faces/jetson-01/odd{number}", picture(), **WORDS)
     pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 70, 90)
-    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"))
-    pipeline.publish(device, "faces/jetson-01/junk", b"junk again", **WORDS)
-    eventually(lambda: len(pipeline.bucket_keys("rejected/")) == 71, 5)
+    eventually(lambda: pipeline.bucket_keys("faces/jetson-01/good/"), 60)
+    eventually(lambda: len(receipts) == 41)
+    (_, body, metadata), *others = pipeline.objects("rejected/")
+    assert len(others) == 39
+    assert body == picture()
+    assert metadata["reason"] == f"{code}: injected"
+
+
+def test_what_is_refused_under_rejected_too_is_let_go_without_a_receipt(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.refuses = {"/odd": "EntityTooLarge"}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/odd", picture(), **WORDS)
+    eventually(lambda: "REFUSED by the bucket" in pipeline.log("s3sink"))
+    pipeline.publish(device, "faces/jetson-01/good", picture(), **WORDS)
+    assert [message.topic for message in eventually(lambda: receipts)] == ["receipts/jetson-01/good"]
+    eventually(lambda: '"refused": 1, "taken": 0' in status(pipeline))
+
+
+def status(pipeline: Pipeline) -> str:
+    """Give what the sink said last."""
+    heard = pipeline.listen("status/s3sink/#", pipeline.sink_port, "operator")
+    return str(eventually(lambda: heard)[-1].payload.decode())
+
+
+def test_a_slow_put_holds_back_nobodys_receipt(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.refuses = {"/slow/": "hang"}
+    receipts = pipeline.listen("receipts/#", pipeline.sink_port, "jetson-01")
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for name in ("slow", *(f"cam{number}" for number in range(20))):
+        pipeline.publish(device, f"faces/jetson-01/{name}", picture(), **WORDS)
+    eventually(lambda: len(receipts) == 20, 8)
+    faulty.refuses = {}
+    faulty.heal()
+
+
+def test_a_put_of_eleven_seconds_ends(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.delay = 11
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: "stored: key=" in pipeline.log("s3sink"), 60)
+
+
+def test_sigterm_ends_in_time_and_cleanly_though_s3_hangs(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.fault = "hang"
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: faulty.refused)
+    assert pipeline.stop("s3sink") == 0
+    assert '"stored": 0' in status(pipeline)  # its own last word, not the last will
 
 
 def test_back_off_grows_with_jitter_and_is_bounded() -> None:
@@ -133,3 +169,23 @@ def test_back_off_grows_with_jitter_and_is_bounded() -> None:
     assert all(0 <= delay <= MAX_DELAY for row in rows for delay in row)
     assert max(map(max, rows)) > 4
     assert rows[0] != rows[1]
+
+
+@pytest.mark.parametrize("wanted", ["environment", "profile", ""])
+def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(pipeline: Pipeline, tmp_path: Path, wanted: str) -> None:
+    pipeline.s3_server()
+    s3 = pipeline.s3()
+    s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    lock = {"ObjectLockEnabled": "Enabled", "Rule": rule}
+    s3.put_object_lock_configuration(Bucket="locked", ObjectLockConfiguration=lock)
+    (tmp_path / "config").write_text("[profile locked]\nrequest_checksum_calculation = when_supported\n")
+    env = {
+        "environment": {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported"},
+        "profile": {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "locked"},
+        "": {},
+    }[wanted]
+    put = "import s3sink.store as it; it.s3_client(1).put_object(Bucket='locked', Key='a', Body=b'x')"
+    status = pipeline.start("put", sys.executable, "-c", put, **env).wait(60)
+    assert (status == 0) == bool(wanted), pipeline.log("put")
+    assert wanted or "Content-MD5 or x-amz-sdk-checksum-algorithm" in pipeline.log("put")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 from xml.etree import ElementTree
 
 import cv2
@@ -19,9 +20,13 @@ import cv2.data
 import numpy as np
 from cv2.typing import MatLike
 
-from detector.camera import open_camera
-from detector.faces import Box, Detect, Face, crop, encode, open_detector
-from detector.tracks import Motion, Tracker, affinity
+from detector.camera import Frame, open_camera
+from detector.faces import Box, Detect, Face, crop, encode, look, open_detector, sharpness
+from detector.motion import Motion
+from detector.spool import Spool
+from detector.tracks import Tracker, affinity
+from detector.watch import SWEEP, Watch, read_options
+from service import Settings
 from tests.clip import make_clip
 from tests.mjpeg import Stream, camera_server, number_of
 
@@ -115,12 +120,16 @@ def our_loop(detect: Detect, frames: Sequence[MatLike], fps: float = 25) -> tupl
     motion, tracker = Motion(), Tracker()
     sizes: list[int] = []
 
-    def look(frame: MatLike, at: float) -> None:
+    def watch(frame: MatLike, at: float) -> None:
         if motion.moved(frame, at):
-            sightings = tracker.update(frame, detect(frame), at)
-            sizes.extend(len(encode(crop(frame, sighting.face.box))) for sighting in sightings)
+            boxes = [face.box for face in detect(frame)]
+            looks = [look(frame, box) for box in boxes]
+            for track, box in zip(tracker.follow(boxes, looks, at), boxes, strict=True):
+                picture = crop(frame, box)
+                if tracker.worth(track, sharpness(picture) * min(box[2:]), at):
+                    sizes.append(len(encode(picture)))
 
-    spent = sum(cpu(partial(look, frame, n / fps)) for n, frame in enumerate(frames))
+    spent = sum(cpu(partial(watch, frame, n / fps)) for n, frame in enumerate(frames))
     return len(sizes), sum(sizes), spent / len(frames)
 
 
@@ -183,6 +192,23 @@ def compare_loops(detect: dict[str, Detect], frames: Sequence[MatLike]) -> None:
     row("CPU a frame, whole loop, static noisy scene", ratios([spent for *_, spent in loops]))
 
 
+def watched(model: str, frames: Sequence[MatLike], sweep: tuple[float, float]) -> tuple[float, int, int]:
+    """CPU ms a frame, visits and pictures of the detector itself, with so many s between whole looks."""
+    with tempfile.TemporaryDirectory() as folder, patch("detector.watch.SWEEP", sweep):
+        seen = Watch(read_options(Settings({"FACE_MODEL": model})), Spool(Path(folder, "bench.db"), 10**9))
+        spent = sum(cpu(partial(seen.look, Frame(image, n / 25))) for n, image in enumerate(frames))
+        return spent / len(frames), seen.tracker.last, seen.counts["faces"]
+
+
+def compare_looks(frames: Sequence[MatLike]) -> None:
+    """Print what it saves to look at the whole frame seldom, and else where the faces are."""
+    for model in ["haar", *map(str, sorted((SHARED / "models").glob("*.onnx")))]:
+        whole, ours = watched(model, frames, (0, 0)), watched(model, frames, SWEEP)
+        print(f"{Path(model).stem}: every look whole {whole[0]:.2f} ms a frame, {whole[1]} visits, ", end="")
+        print(f"{whole[2]} pictures; ours {ours[0]:.2f} ms, {ours[1]} visits, {ours[2]} pictures: ", end="")
+        print(f"{ours[0] / whole[0]:.2f} of the CPU")
+
+
 def main() -> None:
     detect = detectors()
     marked = photos()
@@ -193,6 +219,7 @@ def main() -> None:
     compare_speed(detect, frames, marked)
     compare_finds(detect, marked)
     compare_loops(detect, frames)
+    compare_looks(frames)
     ages = latency(detector_s=0.2, seconds=12)
     early, late = ages[: len(ages) // 2], ages[len(ages) // 2 :]
     print("age of a live frame when a detector that takes 200 ms gets it, 12 s at 25 frames/s: ", end="")

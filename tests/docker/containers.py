@@ -19,9 +19,7 @@ from tests import pipeline
 from tests.pipeline import ROOT, free_port, make_certs
 
 PROJECT = "faces-test"
-EDGE = (
-    f"{PROJECT}-edge"  # the network of the edge; that of the cloud is PROJECT, and the way to it is the WAN
-)
+EDGE = f"{PROJECT}-edge"  # the network of the edge; that of the cloud is PROJECT, and the way to it is the WAN
 BROKER_IMAGE = os.environ.get("BROKER_IMAGE", "")
 BUCKET = "faces-test"
 eventually = partial(pipeline.eventually, timeout=120)  # containers take their time on a small machine
@@ -52,8 +50,7 @@ def leftovers() -> set[str]:
     return {
         f"{kind} {name}"
         for kind, name in names
-        if name.startswith(PROJECT)
-        and (name.startswith(f"{PROJECT}-s3sink") or not name.startswith(of_the_test))
+        if name.startswith(PROJECT) and (name.startswith(f"{PROJECT}-s3sink") or not name.startswith(of_the_test))
     }
 
 

@@ -83,9 +83,7 @@ def logs(request: pytest.FixtureRequest) -> Iterator[None]:
     failed_before = request.session.testsfailed
     yield
     if request.session.testsfailed > failed_before:
-        for name in docker(
-            "container", "ls", "-a", "--filter", f"name=^{PROJECT}", "--format={{.Names}}"
-        ).split():
+        for name in docker("container", "ls", "-a", "--filter", f"name=^{PROJECT}", "--format={{.Names}}").split():
             lines = "5" if name.endswith("-s3") else "30"
             print(f"---- {name}\n{docker('logs', '--tail', lines, name)}")
 
@@ -98,9 +96,7 @@ def picture(seed: int) -> bytes:
 
 def anonymous(bucket: Bucket, key: str, body: bytes | None = None) -> tuple[int, bytes]:
     """What everybody is answered: GET, or PUT with a body."""
-    request = urllib.request.Request(
-        bucket.public_url(key), data=body, method="GET" if body is None else "PUT"
-    )
+    request = urllib.request.Request(bucket.public_url(key), data=body, method="GET" if body is None else "PUT")
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read()
@@ -204,9 +200,7 @@ def test_an_update_that_fails_leaves_what_ran_running(cloud: Cloud) -> None:
 
 def test_a_crash_ends_in_a_restart() -> None:
     if os.geteuid() != 0:
-        pytest.skip(
-            "only root can kill what runs in a container as a crash would; docker kill counts as a stop"
-        )
+        pytest.skip("only root can kill what runs in a container as a crash would; docker kill counts as a stop")
     for name in (BROKER, SINK):
         crashed = inspect(name)["State"]["Pid"]
         os.kill(crashed, 9)
@@ -336,9 +330,7 @@ def test_a_full_edge_takes_all_that_comes_keeps_what_fits_and_stays_small(
     assert 0.9 * limit < held * 40_000 < 1.3 * limit
     pid = inspect(name)["State"]["Pid"]
     (peak,) = re.findall(r"^VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    print(
-        f"three times its queue of {limit // 10**6} MB: {held} messages kept, {int(peak) // 1024} MiB at most"
-    )
+    print(f"three times its queue of {limit // 10**6} MB: {held} messages kept, {int(peak) // 1024} MiB at most")
     # what Kubernetes gives it
     assert int(peak) * 1024 < 256 * 2**20
     docker("restart", name)
@@ -357,13 +349,11 @@ def test_a_role_that_may_only_put_is_enough(cloud: Cloud, bucket: Bucket) -> Non
         "Effect": "Allow",
         "Principal": {"AWS": "arn:aws:iam:::user/role"},
         "Action": "s3:PutObject",
-        "Resource": [f"{arn}/faces/*", f"{arn}/rejected/*", f"{arn}/index.html"],
+        "Resource": [f"{arn}/faces/*", f"{arn}/rejected/*"],
     }
     policy["Statement"].append(put)
     bucket.s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
-    cloud.settings.update(
-        AWS_ACCESS_KEY_ID=f"role{KEYS['AWS_ACCESS_KEY_ID']}", S3_PUBLIC="", S3_EXPIRE_DAYS=""
-    )
+    cloud.settings.update(AWS_ACCESS_KEY_ID=f"role{KEYS['AWS_ACCESS_KEY_ID']}", S3_PUBLIC="", S3_EXPIRE_DAYS="")
     cloud.up()
 
 

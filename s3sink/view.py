@@ -1,0 +1,95 @@
+"""Look at a private bucket: `python -m s3sink.view` shows its gallery on this machine alone, until Ctrl-C.
+
+Each read is signed with your own credentials and relayed, since the page loads from its own origin only.
+"""
+
+import os
+import threading
+import webbrowser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import urllib3  # boto3's own
+from botocore.exceptions import BotoCoreError
+
+from service import Settings, log, start
+
+from .bucket import bucket_name
+from .store import s3_client
+
+# An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
+GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}
+KEPT = ("content-type", "cache-control", "last-modified")
+
+
+class View(BaseHTTPRequestHandler):
+    """Answers GET of the page, and of listings and objects under faces/; all else is refused."""
+
+    s3: Any
+    bucket: str
+    http: urllib3.PoolManager
+
+    def do_GET(self) -> None:
+        """Answer as the bucket itself would."""
+        path, _, query = self.path.partition("?")
+        key = unquote(path).removeprefix(f"/{self.bucket}/")
+        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query)}
+        if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
+            self.send_error(403)  # a web site whose name leads to this machine
+        elif key == "index.html":
+            self.answer(200, {}, Path(__file__).with_name(key).read_bytes())
+        elif key.startswith("faces/"):
+            self.relay("get_object", Key=key)
+        elif not key and asked.get("Prefix", "").startswith("faces/"):
+            self.relay("list_objects_v2", **asked)
+        else:
+            self.send_error(403)
+
+    def relay(self, operation: str, **asked: str) -> None:
+        """Read from the bucket, and pass on what it answers."""
+        asked.pop("ListType", None)
+        numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
+        try:
+            params = {**asked, **numbers, "Bucket": self.bucket}
+            url = self.s3.generate_presigned_url(operation, Params=params)
+            got = self.http.request("GET", url)
+        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
+            log("the store does not answer", error=error)
+            return self.send_error(502)
+        headers = {
+            name: value for name, value in got.headers.items() if name.lower().startswith((*KEPT, "x-amz-meta-"))
+        }
+        return self.answer(got.status, {**headers, **GUARDS}, got.data)
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Send it; the page says itself what it is."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, *_: object) -> None:
+        """Say nothing of what goes well."""
+
+
+def main() -> None:
+    """Show the gallery in a browser until Ctrl-C."""
+    stop = start()
+    settings = Settings(os.environ)
+    View.bucket = bucket_name(settings)
+    settings.refuse_bad()
+    View.s3 = s3_client(uploads=1)
+    View.http = urllib3.PoolManager(ca_certs=os.environ.get("AWS_CA_BUNDLE"), timeout=20, maxsize=8)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), View)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/{View.bucket}/index.html"
+    log("looking into the bucket until Ctrl-C", gallery=url)
+    webbrowser.open(url)
+    stop.wait()
+
+
+if __name__ == "__main__":
+    main()
