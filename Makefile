@@ -34,6 +34,7 @@ bench: .venv/ready ## what it costs and how fast it is, next to a peer in the sa
 	@tests/system bench
 	python -m tests.bench.detection
 	python -m tests.bench.sink
+	python -m tests.bench.latency
 	python -m tests.bench.spool
 
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off

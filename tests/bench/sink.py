@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -66,6 +65,20 @@ def cpu_of(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def start_nginx(parts: Pipeline) -> str:
+    """Start a store that takes every PUT, and notes when in put.log; gives its URL. Exits where there is no nginx."""
+    if not (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")):
+        sys.exit("needs nginx: apt-get install nginx-light")
+    root, port = parts.directory, free_port()
+    root.chmod(0o755)
+    (root / "www").mkdir()
+    (root / "www").chmod(0o777)  # its workers are another user
+    (root / "nginx.conf").write_text(NGINX.format(root=root, port=port))
+    parts.start("nginx", nginx, "-c", root / "nginx.conf", "-e", root / "nginx.log")
+    eventually(lambda: listening(port))
+    return f"http://127.0.0.1:{port}"
+
+
 def plain_boto3(url: str, prefix: str, pictures: list[bytes]) -> tuple[float, float]:
     """Put all pictures by a pool of threads; gives objects a second, and CPU ms an object."""
     s3 = boto3.client("s3", endpoint_url=url, config=Config(max_pool_connections=THREADS))
@@ -115,27 +128,21 @@ def sink(parts: Pipeline, url: str, prefix: str, pictures: list[bytes]) -> tuple
 
 def main() -> None:
     """Print rates and CPU of each round on both servers, and the medians of their ratios."""
-    if not (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")):
-        sys.exit("needs nginx: apt-get install nginx-light")
     pictures = [picture(number) for number in range(FACES)]
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     make_certs(directory / "certs", "server", "sink", "device jetson-01")
     parts = Pipeline(directory, directory / "certs")
     os.environ |= {name: value for name, value in parts.env.items() if name.startswith("AWS_")}
-    port, slow = free_port(), free_port()
-    (directory / "www").mkdir()
-    directory.chmod(0o755)
-    subprocess.run(["chmod", "a+rwx", directory / "www"], check=True)
-    (directory / "nginx.conf").write_text(NGINX.format(root=directory, port=port))
+    slow = free_port()
     try:
-        parts.start("nginx", nginx, "-c", directory / "nginx.conf", "-e", directory / "nginx.log")
-        parts.start("relay", sys.executable, "-c", RELAY, str(slow), str(port), "0.05")
-        eventually(lambda: listening(port) and listening(slow))
+        url = start_nginx(parts)
+        parts.start("relay", sys.executable, "-c", RELAY, str(slow), url.rpartition(":")[2], "0.05")
+        eventually(lambda: listening(slow))
         parts.cloud()
-        parts.sink(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}")
+        parts.sink(AWS_ENDPOINT_URL_S3=url)
         eventually(lambda: "connected:" in parts.log("s3sink"))
-        for name, at in (("nginx", port), ("nginx, 50 ms an answer", slow)):
-            measure(parts, name, f"http://127.0.0.1:{at}", pictures)
+        for name, at in (("nginx", url), ("nginx, 50 ms an answer", f"http://127.0.0.1:{slow}")):
+            measure(parts, name, at, pictures)
     finally:
         parts.end()
         shutil.rmtree(directory)
