@@ -8,10 +8,11 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -135,6 +136,20 @@ def test_a_message_that_paho_cannot_take_does_not_end_the_sink_for_ever(pipeline
     assert pipeline.log("s3sink").count("Protocol error") == 3
     pipeline.publish(device, "faces/jetson-01/cam0", b"no image")
     eventually(lambda: pipeline.bucket_keys("rejected/"))
+
+
+def test_the_broker_keeps_nothing_for_a_logger_that_is_away(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    pipeline.logger()
+    eventually(lambda: "connected:" in pipeline.log("logger"))
+    pipeline.kill("logger")
+    flags: list[Any] = []
+    again = mqtt.Client(CallbackAPIVersion.VERSION2, "logger", protocol=mqtt.MQTTv5)
+    again.on_connect = lambda *args: flags.append(args[2])
+    again.connect("localhost", pipeline.edge_port, clean_start=False)
+    again.loop_start()
+    assert not eventually(lambda: flags)[0].session_present
+    again.loop_stop()
 
 
 def test_log_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:

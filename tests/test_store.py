@@ -1,5 +1,7 @@
 """Does the sink hold every face, unacknowledged, through whatever the store does, and say what to do?"""
 
+import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from s3sink.store import MAX_DELAY, REMEDIES, back_off
-from tests.faults import FaultyS3
+from tests.bench.latency import peak
+from tests.faults import FaultyS3, Wan
 from tests.pipeline import Pipeline, eventually
 from tests.test_sink import ID, WORDS, picture
 
@@ -161,6 +164,53 @@ def test_sigterm_ends_in_time_and_cleanly_though_s3_hangs(pipeline: Pipeline, fa
     eventually(lambda: faulty.refused)
     assert pipeline.stop("s3sink") == 0
     assert '"stored": 0' in status(pipeline)  # its own last word, not the last will
+
+
+def test_the_status_says_holding_with_the_store_s_own_words_and_what_to_do(
+    pipeline: Pipeline, faulty: FaultyS3
+) -> None:
+    said = pipeline.listen("status/s3sink/#", pipeline.sink_port, "operator")
+    faulty.fault = "AccessDenied"
+    pipeline.publish(pipeline.client(pipeline.cloud_port, "jetson-01"), "faces/jetson-01/cam0", picture(), **WORDS)
+    held = eventually(lambda: [json.loads(it.payload) for it in said if b'"holding"' in it.payload])[0]
+    assert held["reason"] == "AccessDenied: injected"
+    (line,) = re.findall(r".*tries=1 .*", pipeline.log("s3sink"))
+    assert "said=injected" in line
+    assert f'do="{REMEDIES["AccessDenied"]}"' in line
+    faulty.heal()
+    eventually(lambda: json.loads(said[-1].payload)["state"] == "up")
+
+
+def test_connections_that_flap_while_s3_hangs_do_not_pile_up_messages(pipeline: Pipeline) -> None:
+    pipeline.s3_server()
+    pipeline.cloud()
+    faulty, lan = FaultyS3(pipeline.s3_port), Wan(pipeline.sink_port)
+    faulty.fault = "hang"
+    pipeline.sink(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{faulty.port}", S3_UPLOADS="64", MQTT_PORT=str(lan.port))
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(300):
+        sent = device.publish(f"faces/jetson-01/{number}", picture(number) + bytes(150_000), qos=1)
+    sent.wait_for_publish(60)
+    said = pipeline.listen("status/s3sink/#", pipeline.sink_port, "operator")
+
+    def taken() -> int:
+        return int(json.loads(said[-1].payload).get("taken", 0)) if said else 0
+
+    for flaps in range(10):
+        eventually(lambda flaps=flaps: reconnected(pipeline, flaps))  # type: ignore[misc]
+        said.clear()
+        eventually(lambda: taken() >= 100)
+        lan.state = "cut"
+        eventually(lambda flaps=flaps: pipeline.log("s3sink").count("disconnected:") > flaps)  # type: ignore[misc]
+        lan.state = "up"
+    # a window of 100, and what was being sent when its connection was cut
+    assert taken() <= 100 + 64
+    assert peak(pipeline.running["s3sink"].pid) < 256
+    faulty.heal()
+    eventually(lambda: len(pipeline.bucket_keys()) == 300, 120)
+    faulty.close()
+    lan.close()
 
 
 def test_back_off_grows_with_jitter_and_is_bounded() -> None:
