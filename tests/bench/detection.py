@@ -25,7 +25,7 @@ from detector.faces import Box, Detect, Face, crop, encode, look, open_detector,
 from detector.motion import Motion
 from detector.spool import Spool
 from detector.tracks import Tracker, affinity
-from detector.watch import SWEEP, Watch, read_options
+from detector.watch import SWEEP, Options, Watch
 from service import Settings
 from tests.clip import make_clip
 from tests.mjpeg import Stream, camera_server, number_of
@@ -195,7 +195,7 @@ def compare_loops(detect: dict[str, Detect], frames: Sequence[MatLike]) -> None:
 def watched(model: str, frames: Sequence[MatLike], sweep: tuple[float, float]) -> tuple[float, int, int]:
     """CPU ms a frame, visits and pictures of the detector itself, with so many s between whole looks."""
     with tempfile.TemporaryDirectory() as folder, patch("detector.watch.SWEEP", sweep):
-        seen = Watch(read_options(Settings({"FACE_MODEL": model})), Spool(Path(folder, "bench.db"), 10**9))
+        seen = Watch(Options(Settings({"FACE_MODEL": model})), Spool(Path(folder, "bench.db"), 10**9))
         spent = sum(cpu(partial(seen.look, Frame(image, n / 25))) for n, image in enumerate(frames))
         return spent / len(frames), seen.tracker.last, seen.counts["faces"]
 
