@@ -67,14 +67,12 @@ def yunet(model: str, min_score: float) -> Model:
     if not Path(model).is_file():
         raise ValueError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
     data = Path(model).read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError(f"FACE_MODEL={model}: a Git LFS pointer of {len(data)} bytes; `git lfs pull` the model")
     try:
         raw, score = np.frombuffer(data, np.uint8), min_score or own_score(data)
         network = cv2.FaceDetectorYN.create("onnx", raw, raw[:0], (64, 64), score_threshold=score)
         network.detect(np.zeros((64, 64, 3), np.uint8))  # another kind of network loads, but does not run
     except cv2.error as error:
-        reason = f"no YuNet model, or cut short ({len(data)} bytes); download it again"
+        reason = f"no YuNet model, cut short, or a Git LFS pointer ({len(data)} bytes); download it again"
         raise ValueError(f"FACE_MODEL={model}: {reason}") from error
 
     def find(image: MatLike) -> Iterable[tuple[Any, float]]:

@@ -22,8 +22,8 @@ from .spool import Spool
 from .tracks import Track, Tracker
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
-POINT = r"(?:0?\.\d+|[01](?:\.0*)?),(?:0?\.\d+|[01](?:\.0*)?)"  # x,y in parts of the frame
-POLYGON = rf"{POINT}(?: {POINT}){{2,}}"
+PART = r"(?:0?\.\d+|[01](?:\.0*)?)"  # of the frame's width or height
+POLYGON = rf"{PART},{PART}(?: {PART},{PART}){{2,}}"
 MODEL = "face.onnx"  # where `make model` puts it
 # s between two looks at the whole frame: with no face in sight, and with some, which are looked at meanwhile
 SWEEP = 0.25, 1.0
@@ -65,8 +65,7 @@ class Watch:
     """One camera being watched: frames in, faces into the spool."""
 
     def __init__(self, options: Options, spool: Spool) -> None:
-        self.options = options
-        self.spool = spool
+        self.options, self.spool = options, spool
         self.max_bytes = MAX_BYTES  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width, options.min_score)
         self.detect_near = open_detector(options.model, NEAR, options.min_score)
@@ -89,7 +88,7 @@ class Watch:
                 picture = crop(image, face.box, options.margin, options.max_side)
                 sharp = sharpness(picture)
                 if self.tracker.worth(track, sharp * min(face.box[2:]), at):
-                    self.keep(picture, self.describe(frame, face, sharp, track))
+                    self.keep(picture, frame, face, sharp, track)
         if options.show:
             show(options, image, self.faces)
 
@@ -110,24 +109,20 @@ class Watch:
         inside = [cv2.pointPolygonTest(polygon, centre, False) >= 0 for polygon in self.options.zone]
         return min(w, h) >= self.options.min_size and (any(inside) or not inside)
 
-    def describe(self, frame: Frame, face: Face, sharp: float, track: Track) -> dict[str, str]:
-        """Give the user properties of a face message, but for `seq`, which the spool counts."""
-        height, width = frame.image.shape[:2]
+    def keep(self, picture: MatLike, frame: Frame, face: Face, sharp: float, track: Track) -> None:
+        """Put a picture into the spool, with the user properties of its message (`seq` is the spool's)."""
         captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
-        return {
+        properties = {
             "id": track.id + secrets.token_hex(4),
             "camera": self.options.name,
             "captured_at": captured_at.replace("+00:00", "Z"),
-            "box": ",".join(str(side) for side in face.box),
-            "frame_size": f"{width}x{height}",
+            "box": ",".join(map(str, face.box)),
+            "frame_size": f"{frame.image.shape[1]}x{frame.image.shape[0]}",
             "score": f"{face.score:.3f}",
             "sharpness": f"{sharp:.1f}",
             "track": str(track.number),
             "schema": "1",
         }
-
-    def keep(self, picture: MatLike, properties: dict[str, str]) -> None:
-        """Put a picture of a face into the spool."""
         payload = encode(picture, self.options.format, self.options.quality, self.max_bytes)
         self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
@@ -135,8 +130,7 @@ class Watch:
 
 
 def show(options: Options, image: MatLike, faces: list[Face]) -> None:
-    """Show a frame in a window, with the zone and a box around each face; for setting up a camera."""
-    image = image.copy()
+    """Draw the zone and a box around each face into a frame, and show it in a window; for setting up a camera."""
     for face in faces:
         cv2.rectangle(image, face.box, (0, 255, 0), 2)
     size = image.shape[1::-1]
