@@ -59,6 +59,7 @@ def haar(min_score: float) -> Model:
 
 def own_score(model: bytes) -> float:
     """The least score that counts as a face, which is each network's own: yunet_s has 53 convolutions, yunet_n 59."""
+    # yunet_s is 2023mar, and 2026may, the same weights with a free input size
     return 0.85 if model.count(b'"\x04Conv') == 53 else 0.80  # "Conv" in ONNX's field of a node's operator
 
 

@@ -55,7 +55,7 @@ def detectors() -> dict[str, Detect]:
 
 
 def clip_frames(path: Path) -> list[MatLike]:
-    return [frame.image for frame in open_camera(str(path), log=print) if frame]
+    return [frame.image for frame in open_camera(str(path), log=lambda *_, **__: None) if frame]
 
 
 def photos() -> list[Photo]:
@@ -137,7 +137,7 @@ def latency(detector_s: float, seconds: float) -> list[float]:
     """Age (s) of each frame of a live camera when a detector that takes `detector_s` gets it."""
     stream, ages = Stream(fps=25), []
     with camera_server(stream) as port:
-        camera = open_camera(f"http://127.0.0.1:{port}/", log=print)
+        camera = open_camera(f"http://127.0.0.1:{port}/", log=lambda *_, **__: None)
         end = time.monotonic() + seconds
         for frame in camera:
             if frame:
