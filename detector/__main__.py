@@ -17,7 +17,7 @@ from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, 
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
 from .spool import Spool, SpoolError
-from .watch import Watch, read_options
+from .watch import Options, Watch
 
 
 def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event) -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     settings = Settings(os.environ)
-    options = read_options(settings)
+    options = Options(settings)
     broker = settings.broker(f"detector-{options.name}")
     receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
     resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)

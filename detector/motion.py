@@ -3,6 +3,7 @@
 import math
 
 import cv2
+import numpy as np
 from cv2.typing import MatLike
 
 from .faces import Box, Detect, Face, cut, shrink
@@ -16,22 +17,14 @@ FORCED = 1.0  # s: even where nothing moves, look once in a while
 NEAR = 64  # px: the surroundings of a face, 2.4 box sides, are looked at so wide; the face is 27 px then
 
 
-def changed(one: MatLike, other: MatLike) -> int:
-    """How many pixels of two gray images differ by more than STEP; all of them if the sizes differ."""
-    if one.shape != other.shape:
-        return one.size
-    _, mask = cv2.threshold(cv2.absdiff(one, other), STEP, 1, cv2.THRESH_BINARY)
-    return cv2.countNonZero(mask)
-
-
 class Motion:
     """Compares each frame with the last one that was looked at, in gray and small."""
 
     def __init__(self, max_fps: float = 10.0):
         self.pause = 1 / max_fps - 0.001  # s; a millisecond of grace for rounded times
         self.looked = -math.inf
-        self.seen: MatLike | None = None
-        self.share = 1.0  # of the picture had changed at the last look
+        self.seen: MatLike = np.empty((0, 0), np.uint8)
+        self.share = 1.0  # of the picture had changed at the last look; all of it where the size did
 
     def moved(self, frame: MatLike, at: float) -> bool:
         """Whether to look: not within 1/max_fps s; always after FORCED s, or when the clock was set back."""
@@ -39,7 +32,8 @@ class Motion:
         if 0 <= since < self.pause:
             return False
         small = shrink(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), WIDTH)  # gray first is half the work
-        pixels = small.size if self.seen is None else changed(small, self.seen)
+        same_size = small.shape == self.seen.shape
+        pixels = np.count_nonzero(cv2.absdiff(small, self.seen) > STEP) if same_size else small.size
         if pixels < PIXELS and 0 <= since < FORCED:
             return False
         self.looked, self.seen, self.share = at, small, pixels / small.size
@@ -53,8 +47,7 @@ def find_near(detect: Detect, frame: MatLike, boxes: list[Box]) -> list[Face]:
         side = max(w, h)  # square, so that the network keeps one input size
         part, left, top = cut(frame, (x + (w - side) // 2, y + (h - side) // 2, side, side), 0.7, 0.7)
         faces = [Face((f.box[0] + left, f.box[1] + top, *f.box[2:]), f.score) for f in detect(part)]
-        if faces:
-            nearest = max(faces, key=lambda face: affinity(face.box, (x, y, w, h)))
-            if all(affinity(nearest.box, other.box) <= 0 for other in found):
-                found.append(nearest)
+        nearest = max(faces, key=lambda face: affinity(face.box, (x, y, w, h)), default=None)
+        if nearest and all(affinity(nearest.box, other.box) <= 0 for other in found):
+            found.append(nearest)
     return found

@@ -1,11 +1,10 @@
-"""Follow faces from look to look, and decide which pictures of each are worth a message.
-
-All times are `at` in seconds, as the frames carry them: wall clock for a live camera, media time for a file.
-"""
+"""Follow faces from look to look, and decide which pictures are worth a message. Times are `at` in s, as in frames."""
 
 import math
 import secrets
 from dataclasses import dataclass, field
+
+import cv2
 
 from .faces import Box, Look
 
@@ -19,7 +18,7 @@ BETTER = 1.3  # times the quality, sharpness x size, that makes a picture worth 
 RUSH = 0.25  # of the interval must pass even so, or a face coming into focus is sent ten times
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
     """One visit: a face, followed from detection to detection."""
 
@@ -38,16 +37,10 @@ def affinity(a: Box, b: Box) -> float:
     wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     both = max(wide, 0) * max(high, 0)
-    iou = both / (a[2] * a[3] + b[2] * b[3] - both)
-    if iou >= OVERLAP:
+    if (iou := both / (a[2] * a[3] + b[2] * b[3] - both)) >= OVERLAP:
         return iou
     distance = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
     return -distance / max(min(*a[2:], *b[2:]), 1)
-
-
-def difference(a: Look, b: Look) -> float:
-    """Bhattacharyya distance of two looks, 0 to 1."""
-    return math.sqrt(max(1 - sum(p * q for p, q in zip(a, b, strict=True)), 0))
 
 
 def match(tracks: list[Track], boxes: list[Box], looks: list[Look]) -> dict[int, Track]:
@@ -56,43 +49,34 @@ def match(tracks: list[Track], boxes: list[Box], looks: list[Look]) -> dict[int,
     matched: dict[int, Track] = {}
     for likeness, n, j in sorted(near, reverse=True):
         free = likeness > -REACH and j not in matched and tracks[n] not in matched.values()
-        if free and difference(tracks[n].look, looks[j]) < OTHER:
+        if free and cv2.compareHist(tracks[n].look, looks[j], cv2.HISTCMP_BHATTACHARYYA) < OTHER:
             matched[j] = tracks[n]
     return matched
 
 
 class Tracker:
-    """Follows faces, and says of which a picture is worth sending.
-
-    On first sight, when it looks better, and after pauses that double from `interval` to `longest` s.
-    An interval of 0 says every detection.
-    """
+    """Follows faces, and says of which a picture is worth sending; an interval of 0 says every detection."""
 
     def __init__(self, interval: float = 1.0, longest: float = 60.0):
-        self.interval = interval
-        self.longest = max(longest, interval)
+        self.interval, self.longest = interval, max(longest, interval)
         self.tracks: list[Track] = []
-        self.last = 0
+        self.last = 0  # the number of the newest track
 
     def follow(self, boxes: list[Box], looks: list[Look], at: float) -> list[Track]:
         """The track of each box, in the order of the boxes; a new one for a box that belongs to none."""
         self.tracks = [t for t in self.tracks if 0 <= at - t.seen <= FORGET]
         matched = match(self.tracks, boxes, looks)
-        followed = []
         for index, (box, look) in enumerate(zip(boxes, looks, strict=True)):
-            track = matched.get(index) or self.start(box, look, at)
+            if index not in matched:
+                self.last += 1
+                matched[index] = Track(self.last, box, look, at)
+                self.tracks.append(matched[index])
+            track = matched[index]
             track.box, track.look, track.seen = box, look, at
-            followed.append(track)
-        return followed
-
-    def start(self, box: Box, look: Look, at: float) -> Track:
-        """A new track, which begins with `box`."""
-        self.last += 1
-        self.tracks.append(Track(self.last, box, look, at))
-        return self.tracks[-1]
+        return [matched[index] for index in range(len(boxes))]
 
     def worth(self, track: Track, quality: float, at: float) -> bool:
-        """Whether a picture of the track is due, or clearly the best so far; noted if so."""
+        """Whether a picture is due (first sight, then pauses that double), or clearly the best so far; noted if so."""
         since = at - track.sent + 0.001  # s; grace for rounded times
         due = since >= track.pause
         better = quality > BETTER * track.best and since >= RUSH * min(self.interval, 1)

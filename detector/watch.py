@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,70 +22,50 @@ from .spool import Spool
 from .tracks import Track, Tracker
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
-POINT = r"(?:0?\.\d+|[01](?:\.0*)?),(?:0?\.\d+|[01](?:\.0*)?)"  # x,y in parts of the frame
-POLYGON = rf"{POINT}(?: {POINT}){{2,}}"
+PART = r"(?:0?\.\d+|[01](?:\.0*)?)"  # of the frame's width or height
+POLYGON = rf"{PART},{PART}(?: {PART},{PART}){{2,}}"
 MODEL = "face.onnx"  # where `make model` puts it
 # s between two looks at the whole frame: with no face in sight, and with some, which are looked at meanwhile
 SWEEP = 0.25, 1.0
 CUT = 0.5  # of the picture changed at once: another scene, which is looked at as a whole
 
 
-class Options(NamedTuple):
-    """What is looked at, and what is made of it."""
+class Options:
+    """The settings of the camera, the faces and their pictures; what is bad is noted in `settings`."""
 
-    camera: str
-    name: str
-    model: str
-    width: int
-    min_size: float
-    min_score: float
-    zone: list[MatLike]  # polygons (N, 2) in parts of the frame; none means all of it
-    max_fps: float
-    interval: float
-    longest: float
-    margin: float
-    max_side: int
-    format: str
-    quality: int
-    show: bool
-    size: tuple[int, int] = (1280, 720)
-
-
-def read_options(settings: Settings) -> Options:
-    """Take the settings of the camera, the faces and the crops."""
-    remedy = "give polygons as x,y x,y x,y; each in parts of the frame, from 0 to 1"
-    zone = settings.text("FACE_ZONE", "", rf"(?:{POLYGON}(?:; ?{POLYGON})*)?", remedy)
-    show = settings.text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
-    if show and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
-    size = settings.text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
-    width, height = [*re.findall(r"\d+", size), "0", "0"][:2]
-    return Options(
-        settings.text("CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"),
-        settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes"),
-        settings.text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar"),
-        int(settings.number("FACE_WIDTH", 640, 32, 4096)),
-        settings.number("FACE_MIN_SIZE", 0, 0, 4096),
-        settings.number("FACE_MIN_SCORE", 0, 0, 1000),
-        [np.array(re.findall(r"[\d.]+", each), np.float32).reshape(-1, 2) for each in re.findall(POLYGON, zone)],
-        settings.number("MAX_FPS", 10, 0.1, 1000),
-        settings.number("FACE_INTERVAL", 1, 0, 86400),
-        settings.number("FACE_INTERVAL_MAX", 60, 0, 86400),
-        settings.number("FACE_MARGIN", 0.2, 0, 2),
-        int(settings.number("FACE_MAX_SIDE", 512, 16, 4096)),
-        settings.text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png"),
-        int(settings.number("FACE_QUALITY", 90, 1, 100)),
-        show,
-        size=(int(width), int(height)),
-    )
+    def __init__(self, settings: Settings) -> None:
+        text, number = settings.text, settings.number
+        self.camera = text(
+            "CAMERA", "0", r"(?s).+", "give a number, a device, a URL, a video file or a folder of images"
+        )
+        self.name = text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes")
+        size = text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
+        width, height = re.findall(r"\d+", f"{size} 0 0")[:2]  # a bad one is refused later
+        self.size = int(width), int(height)
+        self.model = text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar")
+        self.width = int(number("FACE_WIDTH", 640, 32, 4096))
+        self.min_size = number("FACE_MIN_SIZE", 0, 0, 4096)
+        self.min_score = number("FACE_MIN_SCORE", 0, 0, 1000)
+        remedy = "give polygons as x,y x,y x,y; each in parts of the frame, from 0 to 1"
+        zone = re.findall(POLYGON, text("FACE_ZONE", "", rf"(?:{POLYGON}(?:; ?{POLYGON})*)?", remedy))
+        self.zone = [np.array(re.findall(r"[\d.]+", polygon), np.float32).reshape(-1, 2) for polygon in zone]
+        self.max_fps = number("MAX_FPS", 10, 0.1, 1000)
+        self.interval = number("FACE_INTERVAL", 1, 0, 86400)
+        self.longest = number("FACE_INTERVAL_MAX", 60, 0, 86400)
+        self.margin = number("FACE_MARGIN", 0.2, 0, 2)
+        self.max_side = int(number("FACE_MAX_SIDE", 512, 16, 4096))
+        self.format = text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png")
+        self.quality = int(number("FACE_QUALITY", 90, 1, 100))
+        self.show = text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
+        if self.show and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+            settings.bad.append("SHOW=1: there is no display; set DISPLAY, or SHOW=0")
 
 
 class Watch:
     """One camera being watched: frames in, faces into the spool."""
 
     def __init__(self, options: Options, spool: Spool) -> None:
-        self.options = options
-        self.spool = spool
+        self.options, self.spool = options, spool
         self.max_bytes = MAX_BYTES  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width, options.min_score)
         self.detect_near = open_detector(options.model, NEAR, options.min_score)
@@ -109,7 +88,7 @@ class Watch:
                 picture = crop(image, face.box, options.margin, options.max_side)
                 sharp = sharpness(picture)
                 if self.tracker.worth(track, sharp * min(face.box[2:]), at):
-                    self.keep(picture, self.describe(frame, face, sharp, track))
+                    self.keep(picture, frame, face, sharp, track)
         if options.show:
             show(options, image, self.faces)
 
@@ -130,24 +109,20 @@ class Watch:
         inside = [cv2.pointPolygonTest(polygon, centre, False) >= 0 for polygon in self.options.zone]
         return min(w, h) >= self.options.min_size and (any(inside) or not inside)
 
-    def describe(self, frame: Frame, face: Face, sharp: float, track: Track) -> dict[str, str]:
-        """Give the user properties of a face message, but for `seq`, which the spool counts."""
-        height, width = frame.image.shape[:2]
+    def keep(self, picture: MatLike, frame: Frame, face: Face, sharp: float, track: Track) -> None:
+        """Put a picture into the spool, with the user properties of its message (`seq` is the spool's)."""
         captured_at = datetime.fromtimestamp(frame.at, timezone.utc).isoformat(timespec="milliseconds")
-        return {
+        properties = {
             "id": track.id + secrets.token_hex(4),
             "camera": self.options.name,
             "captured_at": captured_at.replace("+00:00", "Z"),
-            "box": ",".join(str(side) for side in face.box),
-            "frame_size": f"{width}x{height}",
+            "box": ",".join(map(str, face.box)),
+            "frame_size": f"{frame.image.shape[1]}x{frame.image.shape[0]}",
             "score": f"{face.score:.3f}",
             "sharpness": f"{sharp:.1f}",
             "track": str(track.number),
             "schema": "1",
         }
-
-    def keep(self, picture: MatLike, properties: dict[str, str]) -> None:
-        """Put a picture of a face into the spool."""
         payload = encode(picture, self.options.format, self.options.quality, self.max_bytes)
         self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
@@ -155,8 +130,7 @@ class Watch:
 
 
 def show(options: Options, image: MatLike, faces: list[Face]) -> None:
-    """Show a frame in a window, with the zone and a box around each face; for setting up a camera."""
-    image = image.copy()
+    """Draw the zone and a box around each face into a frame, and show it in a window; for setting up a camera."""
     for face in faces:
         cv2.rectangle(image, face.box, (0, 255, 0), 2)
     size = image.shape[1::-1]

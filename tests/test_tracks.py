@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from detector.faces import Box, Look, crop, look, open_detector, sharpness
@@ -11,8 +12,8 @@ from detector.tracks import Track, Tracker, affinity, match
 from tests.clip import make_clip
 
 START = 1_790_000_000.0  # s since the epoch, as frames carry it
-ANNA: Look = [1.0, 0.0]
-BERT: Look = [0.8, 0.6]
+ANNA: Look = np.array([1.0, 0.0], np.float32)
+BERT: Look = np.array([0.64, 0.36], np.float32)
 
 
 def test_affinity_is_overlap_then_nearness() -> None:

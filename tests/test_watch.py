@@ -10,7 +10,7 @@ import pytest
 
 from detector.camera import Frame
 from detector.spool import Spool
-from detector.watch import Watch, read_options
+from detector.watch import Options, Watch
 from service import Settings
 
 START = 1_790_000_000.125  # s since the epoch
@@ -19,7 +19,7 @@ START = 1_790_000_000.125  # s since the epoch
 def watch(tmp_path: Path, **settings: str) -> Watch:
     """Watch with settings as a user would give them."""
     checked = Settings(settings)
-    options = read_options(checked)
+    options = Options(checked)
     assert checked.bad == []
     return Watch(options, Spool(tmp_path / "cam0.db", 10**9))
 
@@ -77,7 +77,7 @@ def test_only_faces_that_are_wanted_are_cut(
 @pytest.mark.parametrize("zone", ["0,0 1,1", "0,0 1,0 2,2", "all", "0,0 1,0 1,1;"])
 def test_a_zone_that_is_none_is_refused_by_name(zone: str) -> None:
     settings = Settings({"FACE_ZONE": zone})
-    read_options(settings)
+    Options(settings)
     assert settings.bad
     assert settings.bad[0].startswith(f"FACE_ZONE={zone}: give polygons")
 

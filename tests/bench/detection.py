@@ -25,7 +25,7 @@ from detector.faces import Box, Detect, Face, crop, encode, look, open_detector,
 from detector.motion import Motion
 from detector.spool import Spool
 from detector.tracks import Tracker, affinity
-from detector.watch import SWEEP, Watch, read_options
+from detector.watch import SWEEP, Options, Watch
 from service import Settings
 from tests.clip import make_clip
 from tests.mjpeg import Stream, camera_server, number_of
@@ -103,6 +103,12 @@ def found(detect: Detect, marked: Sequence[Photo]) -> tuple[int, int]:
     return hits, false
 
 
+def in_a_large_frame(image: MatLike) -> MatLike:
+    """A photograph at its own size in a frame of 1280 x 720 px, as a wide camera sees people far away."""
+    height, width = image.shape[:2]
+    return cv2.copyMakeBorder(image, 0, 720 - height, 0, 1280 - width, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+
+
 def naive_loop(detect: Detect, frames: Sequence[MatLike]) -> tuple[int, int, float]:
     """Messages, bytes and CPU ms of publishing every detection of every frame as PNG."""
     sizes: list[int] = []
@@ -176,6 +182,10 @@ def compare_finds(detect: dict[str, Detect], marked: Sequence[Photo]) -> None:
     faces = sum(len(boxes) for _, boxes in marked)
     row(f"recall of {faces} faces in {len(marked)} photos", [f"{hits / faces:.2f}" for hits, _ in scores])
     row("false hits", [false for _, false in scores])
+    small = [(in_a_large_frame(image), boxes) for image, boxes in marked]  # the detector looks at half its width
+    least = min(min(box[2:]) for _, boxes in marked for box in boxes)
+    hits = [found(find, small)[0] for find in detect.values()]
+    row(f"recall, {least} px and more in 1280x720", [f"{each / faces:.2f}" for each in hits])
 
 
 def compare_loops(detect: dict[str, Detect], frames: Sequence[MatLike]) -> None:
@@ -195,7 +205,7 @@ def compare_loops(detect: dict[str, Detect], frames: Sequence[MatLike]) -> None:
 def watched(model: str, frames: Sequence[MatLike], sweep: tuple[float, float]) -> tuple[float, int, int]:
     """CPU ms a frame, visits and pictures of the detector itself, with so many s between whole looks."""
     with tempfile.TemporaryDirectory() as folder, patch("detector.watch.SWEEP", sweep):
-        seen = Watch(read_options(Settings({"FACE_MODEL": model})), Spool(Path(folder, "bench.db"), 10**9))
+        seen = Watch(Options(Settings({"FACE_MODEL": model})), Spool(Path(folder, "bench.db"), 10**9))
         spent = sum(cpu(partial(seen.look, Frame(image, n / 25))) for n, image in enumerate(frames))
         return spent / len(frames), seen.tracker.last, seen.counts["faces"]
 
