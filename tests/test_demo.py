@@ -126,8 +126,8 @@ def test_on_a_terminal_it_stays_up_until_ctrl_c_or_the_window_is_closed(
             assert match
             assert faces_in_gallery(match[1].decode()) == 2
         os.killpg(running.pid, how)
-        assert running.wait(30) is not None
-        eventually(lambda: left_behind() == [])
+        assert running.wait(90) is not None
+        eventually(lambda: left_behind() == [], 60)
     finally:
         print(shown.decode(errors="replace"))
         if running.poll() is None:

@@ -59,8 +59,10 @@ def test_the_name_takes_the_place_of_the_first_device_everywhere_in_the_conf(tmp
     docs = list(yaml.safe_load_all(rendered(ROOT / "k8s/devices" / DEVICES[0])))
     (container,) = named(docs, "Deployment")["edge-broker"]["spec"]["template"]["spec"]["containers"]
     (script,) = container["args"]
-    script = script.replace("/mosquitto/config", str(ROOT / "mosquitto/edge"))
+    script = script.replace("/mosquitto/config/mosquitto.conf", '"$CONF"')
     script = script.replace("/tmp/", f"{tmp_path}/").replace("exec mosquitto", "echo")
-    subprocess.run([*container["command"], script], env={"NAME": "porch-7", "PATH": "/usr/bin:/bin"}, check=True)
-    shipped = (ROOT / "mosquitto/edge/mosquitto.conf").read_text()
+    conf = ROOT / "mosquitto/edge/mosquitto.conf"
+    env = {"NAME": "porch-7", "CONF": str(conf), "PATH": "/usr/bin:/bin"}
+    subprocess.run([*container["command"], script], env=env, check=True)
+    shipped = conf.read_text()
     assert (tmp_path / "mosquitto.conf").read_text() == shipped.replace("jetson-01", "porch-7")
