@@ -108,7 +108,7 @@ def stop_all(running: subprocess.Popen[str]) -> None:
     if running.poll() is None:
         running.terminate()
         try:
-            running.wait(20)
+            running.communicate(timeout=20)  # reads on: who cannot print cannot end
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)
 
