@@ -14,9 +14,8 @@ from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
-from dotenv import find_dotenv, load_dotenv
 
-from service import Settings, log
+from service import Settings, log, read_env_file
 
 from .store import REMEDIES, error_code, s3_client
 
@@ -152,7 +151,7 @@ def bucket_name(settings: Settings) -> str:
 
 def main() -> None:
     """Create and prepare the bucket that the environment names."""
-    load_dotenv(find_dotenv(usecwd=True))
+    read_env_file()
     settings = Settings(os.environ)
     bucket = bucket_name(settings)
     access = settings.text("S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change")
