@@ -27,7 +27,7 @@ from tests.pipeline import Pipeline, eventually, free_port, listening, make_cert
 
 FACES, BYTES, THREADS, ROUNDS = 800, 40_000, 8, 5
 NGINX = """
-daemon off; worker_processes 2; pid {root}/nginx.pid; error_log {root}/nginx.log;
+daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/nginx.log;
 events {{ worker_connections 512; }}
 http {{
   log_format at '$msec $uri'; access_log {root}/put.log at;
