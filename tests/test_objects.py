@@ -20,6 +20,7 @@ from s3sink.objects import (
     topic_path,
     webp_size,
 )
+from s3sink.store import PROBE
 
 LEVEL = (
     st.text(max_size=30)
@@ -94,6 +95,11 @@ def test_real_images_are_known_and_measured() -> None:
 def test_what_follows_an_image_does_not_make_it_none(behind: bytes) -> None:
     assert image_format(JPEG + behind) == "jpg"
     assert image_format(PNG + behind) == "png"
+
+
+@pytest.mark.parametrize("device", ["probe", "(probe)"])
+def test_no_device_lies_at_the_probe_s_key(device: str) -> None:
+    assert not f"{topic_path('faces', f'faces/{device}/cam0')}/".startswith(f"{PROBE.key}/")
 
 
 def test_control_characters_are_escaped() -> None:

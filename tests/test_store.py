@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from s3sink.store import MAX_DELAY, REMEDIES, back_off
+from s3sink.store import MAX_DELAY, REMEDIES, back_off, words
 from tests.bench.latency import peak
 from tests.faults import FaultyS3, Wan
 from tests.pipeline import Pipeline, eventually
@@ -155,6 +156,20 @@ def test_a_put_of_eleven_seconds_ends(pipeline: Pipeline, faulty: FaultyS3) -> N
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
     pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
     eventually(lambda: "stored: key=" in pipeline.log("s3sink"), 60)
+
+
+def test_a_link_too_slow_for_all_at_once_stores_all(pipeline: Pipeline, faulty: FaultyS3) -> None:
+    faulty.rate = 200_000  # bytes/s: 8 uploads at once take 24 s each, and a PUT is given 10
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    for number in range(16):
+        device.publish(f"faces/jetson-01/{number}", picture(number) + bytes(300_000), qos=1)
+    eventually(lambda: faulty.busiest == 8, 60)
+    eventually(lambda: len(pipeline.bucket_keys()) == 16, 200)
+
+
+def test_the_store_s_words_are_said_without_the_endpoint_s_password() -> None:
+    error = EndpointConnectionError(endpoint_url="https://user:secret@store:9000/faces/a")
+    assert words(error).endswith('"https://store:9000/faces/a"')
 
 
 def test_sigterm_ends_in_time_and_cleanly_though_s3_hangs(pipeline: Pipeline, faulty: FaultyS3) -> None:
