@@ -134,12 +134,19 @@ def start() -> threading.Event:
 
 
 def end_process(kind: type[BaseException], error: object, _trace: object = None) -> None:
-    """End the process when one of its threads fails, so that the platform starts it afresh."""
+    """End the process when one of its threads fails, so that the platform starts it afresh.
+
+    An error with a `status` is for a person: it says itself what to do. Any other is a fault of ours.
+    """
     signal.alarm(5)  # ends it, too, should the log hang
+    status = getattr(error, "status", None)
     try:
-        log("failed", error=f"{kind.__name__}: {error}")
+        if status:
+            print(error, file=sys.stderr, flush=True)
+        else:
+            log("failed", error=f"{kind.__name__}: {error}")
     finally:
-        os._exit(70)  # EX_SOFTWARE
+        os._exit(status or 70)  # EX_SOFTWARE
 
 
 class Pulse:
@@ -181,6 +188,7 @@ class Client(mqtt.Client):
         self.address, self.certs = f"{broker.host}:{broker.port}", broker.certs
         self.status, self.connected, self.pulse = status, connected, pulse
         self.poisoned = 0
+        self.said: tuple[str, Mapping[str, object]] = ("up", {})
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)
@@ -208,8 +216,9 @@ class Client(mqtt.Client):
             self.poisoned = 0
             log("SESSION GIVEN UP, a message in it cannot be read: what was queued is lost, or sent again")
         self.connected(self, connack)
-        # Takes the place of the last will at once
-        say_status(self, self.status, "stuck" if self.pulse.stuck() else "up", {})
+        # Takes the place of the last will at once, with what was to be said last
+        state, counts = self.said
+        say_status(self, self.status, "stuck" if self.pulse.stuck() else state, counts)
 
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
         """Acknowledge a message, and note that one was done."""
@@ -234,10 +243,9 @@ class Client(mqtt.Client):
 connect = Client
 
 
-def say_status(
-    client: mqtt.Client, status: str, state: str, counts: Mapping[str, object]
-) -> mqtt.MQTTMessageInfo | None:
-    """Publish the retained status message."""
+def say_status(client: Client, status: str, state: str, counts: Mapping[str, object]) -> mqtt.MQTTMessageInfo | None:
+    """Publish the retained status message; without a connection it is said at the next."""
+    client.said = state, counts
     if not client.is_connected():  # they would pile up in memory
         return None
     at = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -246,7 +254,7 @@ def say_status(
     return client.publish(status, json.dumps(said), qos=1, retain=True)
 
 
-def disconnect(client: mqtt.Client, status: str, state: str, counts: Mapping[str, object]) -> None:
+def disconnect(client: Client, status: str, state: str, counts: Mapping[str, object]) -> None:
     """Say the last status and leave, within 10 s; a leave that reaches the broker does not send the will."""
     left = threading.Event()
 

@@ -12,7 +12,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
+from service import DAY, Client, Pulse, Settings, connect, disconnect, log, say_status, start
 
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
@@ -87,7 +87,7 @@ def run(
     camera: Camera,
     watch: Watch,
     delivery: Delivery,
-    client: mqtt.Client,
+    client: Client,
     pulse: Pulse,
     *,
     status_every: float,
@@ -97,10 +97,12 @@ def run(
     status = f"status/detector/{watch.options.name}"
     client.on_message = delivery.on_message
     client.on_publish = delivery.on_publish
-    client.loop_start()
 
     def counts() -> dict[str, object]:
         return {**watch.counts, **delivery.report(), **camera.state}
+
+    say_status(client, status, "up", counts())  # as soon as there is a connection
+    client.loop_start()
 
     def report() -> None:
         while not stop.wait(status_every):

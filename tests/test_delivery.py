@@ -3,15 +3,30 @@
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 
-from tests.mjpeg import Stream, camera_server
-from tests.pipeline import ROOT, Pipeline, eventually, user_properties
+from detector.spool import Spool
+from tests.mjpeg import Stream, camera_server, numbered
+from tests.pipeline import DEVICE, ROOT, Pipeline, eventually, user_properties
 
 Folder = Callable[[int], Path]
+WORDS = {"captured_at": "2026-11-22T10:20:30.456Z"}
+JPEG = cv2.imencode(".jpg", numbered(1))[1].tobytes()  # a few kB
+NO_CAMERA = "http://127.0.0.1:1/"  # nobody listens there
+
+
+def spooled(pipeline: Pipeline, *sizes: int) -> None:
+    """Put faces of some sizes (bytes) into the spool, as an earlier detector left them."""
+    spool = Spool(pipeline.directory / "spool" / "cam0.db", 10**9)
+    for number, size in enumerate(sizes):
+        spool.add(f"{number:016x}", "image/jpeg", {"id": f"{number:016x}", **WORDS}, JPEG + bytes(size))
+    spool.close()
 
 
 @pytest.fixture
@@ -37,8 +52,11 @@ def test_who_listens_on_the_edge_hears_each_face_once_though_it_is_sent_again(
     pipeline.edge()
     heard = pipeline.listen("#", pipeline.edge_port)
     pipeline.await_bridge()
-    # without a sink no receipt comes, and the oldest is sent again to ask
+    pipeline.kill("cloud")
+    # without cloud and sink no receipt comes, and what is missing is sent again when the bridge is back
     detector = pipeline.detector(folder_of(5))
+    eventually(lambda: "waiting for the cloud" in pipeline.log("detector"))
+    pipeline.cloud()
     eventually(lambda: "sending again" in pipeline.log("detector"), 60)
     pipeline.sink()
     assert detector.wait(90) == 0
@@ -80,5 +98,46 @@ def test_a_live_camera_that_is_stopped_says_down_and_one_that_is_lost_says_so(pi
         pipeline.detector(f"http://127.0.0.1:{port}/", RECEIPTS="off")
         eventually(lambda: said and b'"camera": "up"' in said[-1].payload)
     eventually(lambda: b'"camera": "lost"' in said[-1].payload)
+    status = [sys.executable, "-m", "logger", "--status"]
+    env = {**pipeline.env, "MQTT_PORT": str(pipeline.edge_port)}
+    shown = subprocess.run(status, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.search(r'detector +cam0 +"no camera"', shown.stdout)
+    assert shown.returncode == 1
     pipeline.stop("detector", signal.SIGTERM)
     eventually(lambda: b'"state": "down"' in said[-1].payload)
+
+
+def test_a_spooled_face_larger_than_the_broker_takes_waits_and_the_others_pass(
+    pipeline: Pipeline, edited: Callable[[str, str, str], None]
+) -> None:
+    edited("mosquitto.conf", r"^max_packet_size .*", "max_packet_size 20000")
+    pipeline.all_but_detector()
+    spooled(pipeline, 30_000, 100, 100)
+    pipeline.detector(NO_CAMERA)
+    eventually(lambda: len(pipeline.bucket_keys()) == 2)
+    eventually(lambda: pipeline.log("detector").count("spooled=1\n") >= 3)
+    assert 1 <= pipeline.log("detector").count("broker does not take a face, it waits") <= 3
+
+
+def test_a_disk_that_does_not_let_a_face_go_ends_the_detector_in_one_line_with_status_74(pipeline: Pipeline) -> None:
+    pipeline.cloud()
+    pipeline.edge()
+    pipeline.await_bridge()
+    spooled(pipeline, 400_000)
+    command = f"ulimit -f 400; exec {sys.executable} -m detector"  # a file of 200 or 400 kB, the log's too
+    env = {"MQTT_PORT": str(pipeline.edge_port), "CAMERA": NO_CAMERA}
+    detector = pipeline.start("detector", "sh", "-c", command, **env)
+    eventually(lambda: "bridge: state=up" in pipeline.log("detector"))
+    pipeline.publish(pipeline.client(pipeline.sink_port, "s3sink"), f"receipts/{DEVICE}/cam0", b"0" * 16)
+    assert detector.wait(30) == 74, "EX_IOERR"
+    last = pipeline.log("detector").splitlines()[-1]
+    assert last.startswith("SPOOL=")
+    assert "cam0.db" in last
+
+
+def test_the_first_status_after_a_connect_tells_the_whole_truth(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    said = pipeline.listen("status/detector/cam0", pipeline.edge_port)
+    pipeline.detector(NO_CAMERA, STATUS_INTERVAL="3600")
+    eventually(lambda: said)
+    assert b'"camera": "lost"' in said[0].payload
