@@ -113,12 +113,10 @@ class Sink:
         """Store one message after the other; each receipt leaves at once, whatever the others do."""
         while True:
             taken = self.waiting.get()
-            try:
+            with suppress(Gone):  # the broker will send it again
                 if store_message(self.store, taken):
                     taken.receipt = send_receipt(client, taken)
                 taken.settled = not (taken.receipt and taken.receipt.rc)
-            except Gone:
-                pass
             taken.ended.set()
 
     def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
