@@ -681,6 +681,15 @@ def test_metadata_is_read_with_dashes_and_with_underscores(bucket: Bucket, page:
 
 
 @needs_chromium
+@pytest.mark.parametrize(("score", "said"), [("0.930", "0.930 of 1"), ("15.000", "15 hits of the Haar cascade")])
+def test_a_score_says_what_it_is(bucket: Bucket, page: Page, score: str, said: str) -> None:
+    bucket.put("faces/jetson-01/door/2026/11/20/120000.000Z-0000000100000000.jpg", jpeg(1), score=score)
+    page.goto(bucket.url)
+    page.locator(".tile").first.click()
+    expect(page.locator("dt", has_text="sure of a face").locator("+ dd")).to_contain_text(said)
+
+
+@needs_chromium
 def test_folder_markers_and_empty_objects_are_no_faces(bucket: Bucket, page: Page) -> None:
     face = bucket.put_face(NOON)
     for key in ("faces/", "faces/jetson-01/door/", "faces/jetson-01/door/2026/11/20/"):
