@@ -131,7 +131,7 @@ def main() -> int:
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", *processes(env)]
     running = subprocess.Popen(honcho, stdout=subprocess.PIPE, text=True, start_new_session=True)
     # Ctrl-C is for us alone: the bucket must be there to be compared. A closed window ends all of it, too
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     published: set[str] = set()
     try:
