@@ -625,6 +625,25 @@ def test_the_address_follows_what_is_looked_at(bucket: Bucket, page: Page) -> No
 
 
 @needs_chromium
+def test_back_and_forward_at_once_leaves_the_large_view_open(bucket: Bucket, page: Page) -> None:
+    bucket.put_face(NOON)
+    page.goto(bucket.url)
+    page.locator(".tile").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    link = page.url
+    # the dialog's event of its closing comes only after all of this
+    page.evaluate(
+        """link => new Promise(done => {
+            document.querySelector('dialog').addEventListener('close', () => setTimeout(done), {once: true})
+            for (const address of ['#', link]) { history.pushState(null, '', address); route() }
+        })""",
+        link,
+    )
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert page.url == link
+
+
+@needs_chromium
 def test_the_time_of_day_is_a_filter_and_may_span_midnight(bucket: Bucket, page: Page) -> None:
     morning = bucket.put_face(NOON)  # 07:00 in New York
     evening = bucket.put_face(NOON + timedelta(hours=16))  # 23:00
