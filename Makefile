@@ -56,8 +56,9 @@ lock: .venv/ready ## each image's packages with their hashes, from what requirem
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	  $$service/requirements.in -o $$service/requirements.txt; done
 
-k3s-images: ## hand the edge's images to the K3s on this machine
-	docker save faces-detector:dev faces-logger:dev | sudo k3s ctr images import -
+K3S ?= sudo k3s
+k3s-images: ## hand them to the K3s on this machine; K3S="ssh pi@raspberrypi sudo k3s": to another's
+	docker save faces-detector:dev faces-logger:dev faces-s3sink:dev | $(K3S) ctr images import -
 
 # ---- what the above need; each says what it installs -------------------------------------------------------
 

@@ -49,8 +49,8 @@ class Stream:
 
 
 @contextmanager
-def camera_server(stream: Stream, port: int = 0) -> Iterator[int]:
-    """Serve the stream on 127.0.0.1; gives the port. Leaving it is a camera that dies."""
+def camera_server(stream: Stream, port: int = 0, address: str = "127.0.0.1") -> Iterator[int]:
+    """Serve the stream; gives the port. Leaving it is a camera that dies."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -67,7 +67,7 @@ def camera_server(stream: Stream, port: int = 0) -> Iterator[int]:
             pass
 
     stream.gone.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer((address, port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

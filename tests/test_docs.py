@@ -1,6 +1,5 @@
 """Does what the documents tell people to type, and what they say the programs say, still hold?"""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,116 +7,133 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.pipeline import ROOT
+from tests.test_manifests import find
 from tests.test_sources import CODE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = "".join(path.read_text() for path in CODE)
 
 
-def commands() -> list[str]:
-    """Give every command of every page: what follows `$ ` in a code block, with its continued lines."""
-    found = set()
-    for page in PAGES:
-        for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("$ "):
-                    found.add(re.sub(r"\s+", " ", line[2:].partition("  #")[0]).strip())
-    return sorted(found)
+def commands(page: Path) -> list[str]:
+    """Give every command of a page in its order: what follows `$ ` in a code block, with its continued lines."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"\s+", " ", line[2:].partition("  #")[0]).strip() for line in lines if line.startswith("$ ")]
 
 
-def runs(command: str, cwd: Path, **env: str) -> None:
-    """Run a command as it stands; it must end well."""
-    ended = subprocess.run(
-        command, shell=True, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+class Reader:
+    """Who types a page's commands, in a checkout in which nothing was made yet."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        self.namespaces: set[str] = set()
+        self.secrets: set[tuple[str, str]] = set()
+
+    def runs(self, command: str, cwd: Path | None = None) -> str:
+        """Run a command; it must end well. Gives what it printed."""
+        ended = subprocess.run(
+            command, shell=True, cwd=cwd or self.checkout, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, f"{command}: {ended.stderr}"
+        return ended.stdout
 
 
-def is_a_target(command: str, _checkout: Path) -> None:
+def is_run_here(command: str, reader: Reader) -> None:
+    """Run it as it stands."""
+    reader.runs(command)
+
+
+def is_a_target(command: str, reader: Reader) -> None:
     """Check that make knows the target."""
-    runs(command.replace("make", "make --dry-run", 1), ROOT)
+    reader.runs(command.replace("make", "make --dry-run", 1), ROOT)
 
 
-def renders(command: str, checkout: Path) -> None:
-    """Check that kubectl can render the folder; test_manifests.py looks at what comes out."""
-    folder = checkout / command.rsplit(maxsplit=1)[-1]
-    if folder.name == "porch":  # a copy that the page tells to make
-        shutil.copytree(folder.with_name("jetson-02"), folder)
-    assert (folder / "kustomization.yaml").exists()
+def makes_a_namespace(command: str, reader: Reader) -> None:
+    """Read which namespace the file makes."""
+    (doc,) = yaml.safe_load_all((reader.checkout / command.rsplit(maxsplit=1)[-1]).read_text())
+    assert doc["kind"] == "Namespace"
+    reader.namespaces.add(doc["metadata"]["name"])
+
+
+def makes_a_secret(command: str, reader: Reader) -> None:
+    """Make it without a cluster, in a namespace that is there, of what is there by now."""
+    found = re.fullmatch(r"kubectl -n (\S+) create secret generic (\S+) .*", command)
+    assert found
+    assert found[1] in reader.namespaces, f"no namespace yet: {command}"
+    reader.secrets.add((found[1], found[2]))
     if shutil.which("kubectl"):
-        runs(f"kubectl kustomize {folder}", checkout)
+        reader.runs(f"{command} --dry-run=client -o yaml")
 
 
-def makes_a_secret(command: str, checkout: Path) -> None:
-    """Run `kubectl create secret` without a cluster, on certificates made by the shipped script."""
-    for party in ("server", "sink", "device jetson-01", "device porch"):
-        runs(f"mosquitto/certs {party}", checkout)
+def renders(command: str, reader: Reader) -> None:
+    """Have kubectl render the folder; a pod that waits for a Secret is late by minutes, so all are there before."""
+    folder = command.rsplit(maxsplit=1)[-1]
+    assert (reader.checkout / folder / "kustomization.yaml").exists()
     if shutil.which("kubectl"):
-        runs(f"{command} --dry-run=client -o yaml", checkout)
+        docs = list(yaml.safe_load_all(reader.runs(f"kubectl kustomize {folder}")))
+        (namespace,) = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "Namespace"}
+        needed = {it["secretName"] for it in find(docs, "secret")}
+        assert {name for where, name in reader.secrets if where == namespace} >= needed
 
 
-def is_run_here(command: str, checkout: Path) -> None:
-    """Run it in a copy of the checkout."""
-    runs(command, checkout)
-
-
-def is_run_elsewhere(test: str) -> Callable[[str, Path], None]:
+def is_run_elsewhere(test: str) -> Callable[[str, Reader], None]:
     """Name the test that runs it; that test must exist."""
 
-    def check(_command: str, _checkout: Path) -> None:
+    def check(_command: str, _reader: Reader) -> None:
         path, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / path).read_text()
 
     return check
 
 
-CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
-    (r"make [\w-]+( \w+=\S+)*", is_a_target),
+def in_a_cluster(_command: str, _reader: Reader) -> None:
+    """Leave it: it looks at a cluster, or talks to a broker in one; tried by hand, see docs/kubernetes.md."""
+
+
+UP = "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
+BY_HAND = "tests/docker/test_by_hand.py::test_the_commands_as_they_stand_bring_a_face_into_the_bucket"
+FLEET = "tests/docker/test_containers.py::test_the_operator_sees_the_fleet"
+CHECKS: list[tuple[str, Callable[[str, Reader], None]]] = [
+    (r'make [\w-]+( \w+=("[^"]*"|\S+))*', is_a_target),
+    (r"kubectl apply -f \S+/namespace\.yaml", makes_a_namespace),
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
     (r"mosquitto/certs .*", is_run_here),
     (r"cp -r k8s/devices/.*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
-    (
-        r"docker run .* faces-logger:dev python -m logger --status",
-        is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
-    ),
-    (
-        r"cloud/up",
-        is_run_elsewhere(
-            "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
-        ),
-    ),
+    (r"docker run .* faces-logger:dev python -m logger --status", is_run_elsewhere(FLEET)),
+    (r"cloud/up", is_run_elsewhere(UP)),
+    (r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*", in_a_cluster),
+    (r"mosquitto_sub .*( -i s3sink-1 |--remove-retained).*", in_a_cluster),
 ]
-# What looks at a cluster, or talks to a broker in one; tried by hand, see docs/kubernetes.md
-IN_A_CLUSTER = (
-    r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*"
-    r"|mosquitto_sub .*( -i s3sink-1 |--remove-retained).*"
-)
+# one page is typed as a whole, into an engine
+TYPED = [(r"(docker|cloud/down|CLOUD=|export CAMERA=).*", is_run_elsewhere(BY_HAND))]
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of what the commands touch."""
+def reader(tmp_path: Path) -> Reader:
+    """A copy of what the commands touch, and of nothing that was made before."""
     for name in ("mosquitto", "cloud", "k8s"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    return tmp_path
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".env"))
+    return Reader(tmp_path)
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_in_the_documents_works(command: str, checkout: Path) -> None:
-    for pattern, check in CHECKS:
-        if re.fullmatch(pattern, command):
-            check(command, checkout)
-            return
-    assert re.fullmatch(IN_A_CLUSTER, command), f"no test knows how to try: {command}"
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_the_commands_of_a_page_work_in_their_order(page: Path, reader: Reader) -> None:
+    for command in commands(page):
+        print("$", command)
+        checks = CHECKS + TYPED if page.name == "docker.md" else CHECKS
+        known = [check for pattern, check in checks if re.fullmatch(pattern, command)]
+        assert known, f"no test knows how to try: {command}"
+        known[0](command, reader)
 
 
 def quoted_messages() -> list[str]:
-    """Give the words of every line in the README's table of what goes wrong, up to the first value."""
-    table = (ROOT / "README.md").read_text().partition("## When something is wrong")[2].partition("\n## ")[0]
+    """Give the words of every line in the table of what goes wrong, up to the first value."""
+    table = (ROOT / "docs/troubleshooting.md").read_text()
     lines = re.findall(r"^\| `([^`]+)`", table, re.M)
     return [re.split(r": |=", line)[0] for line in lines]
 
@@ -132,3 +148,10 @@ def test_every_test_that_the_documents_name_exists() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert named
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 200
+    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", text))
+    assert linked >= {str(page.relative_to(ROOT)) for page in PAGES[1:]}

@@ -35,7 +35,7 @@ VARIANTS = {
     "cloud": ("cloud", CLOUD),
     "cloud with a bucket of others": ("cloud", ["hardened", "release"]),
 }
-# Secrets are made by people, by the commands in the README, and lie nowhere in git
+# Secrets are made by people, by the commands in docs/kubernetes.md, and lie nowhere in git
 SECRETS = {"edge": {"bridge-tls"}, "cloud": {"cloud-broker-tls", "s3sink-tls", "s3-credentials"}}
 # Read by boto3 itself
 OF_THE_SDK = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"}

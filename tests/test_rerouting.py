@@ -1,4 +1,4 @@
-"""Can a user route another topic, and add another device, as the README says?"""
+"""Can a user route another topic, and add another device, as the documents say?"""
 
 import shutil
 from pathlib import Path
@@ -18,9 +18,9 @@ def checkout(pipeline: Pipeline, tmp_path: Path) -> Path:
     return copy
 
 
-def readme_block(first_line: str) -> list[str]:
-    """Give the lines of the README's code block that begins with a line."""
-    text = (ROOT / "README.md").read_text()
+def block(first_line: str) -> list[str]:
+    """Give the lines of the page's code block that begins with a line."""
+    text = (ROOT / "docs/topics-and-qos.md").read_text()
     start = text.index(f"```\n{first_line}")
     return text[start + 4 : text.index("\n```", start + 4)].splitlines()
 
@@ -33,9 +33,9 @@ def add(path: Path, after: str, line: str) -> None:
 
 
 def test_another_sensor_reaches_the_cloud_without_a_line_of_python(pipeline: Pipeline, checkout: Path) -> None:
-    (route,) = readme_block("topic # out 1 sensors/")
-    (local,) = readme_block("pattern readwrite sensors/")
-    write, read = readme_block("pattern write sensors/")
+    (route,) = block("topic # out 1 sensors/")
+    (local,) = block("pattern readwrite sensors/")
+    write, read = block("pattern write sensors/")
     add(checkout / "edge/mosquitto.conf", "topic # out 1 faces/ faces/jetson-01/", route)
     add(checkout / "edge/acl", "pattern readwrite faces/#", local)
     add(checkout / "cloud/acl", "pattern write faces/%u/#", write)

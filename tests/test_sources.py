@@ -1,6 +1,7 @@
 """Is what stands in several places the same there, and in the documents what the code does?"""
 
 import re
+import subprocess
 
 from tests.pipeline import ROOT
 
@@ -13,6 +14,11 @@ def conf(path: str) -> list[list[str]]:
     """Give the settings of a mosquitto.conf, each as its words."""
     lines = (ROOT / path).read_text().splitlines()
     return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+def dry_run(target: str) -> str:
+    """What make would do."""
+    return subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_each_image_gets_its_own_folder_and_what_is_shared_and_no_more() -> None:
@@ -59,6 +65,14 @@ def test_each_image_takes_all_its_packages_by_hash_and_those_that_we_chose() -> 
         assert {line for line in chosen if not line.startswith("#")} <= set(re.findall(r"^\S+==\S+", locked, re.M))
         assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", locked, flags=re.M)[1:])
         assert "--require-hashes" in (ROOT / service / "Dockerfile").read_text()
+
+
+def test_the_images_that_are_built_are_handed_to_k3s_and_are_those_of_the_manifests() -> None:
+    make = {target: dry_run(target) for target in ("images", "k3s-images")}
+    built = re.findall(r" -t (\S+) ", make["images"])
+    assert re.findall(r"faces-\S+", make["k3s-images"]) == built
+    named = (ROOT / "k8s/components/release/kustomization.yaml").read_text()
+    assert [f"{name}:{tag}" for name, tag in re.findall(r"name: (faces-\S+)\n +newTag: (\S+)", named)] == built
 
 
 def test_every_setting_that_the_code_reads_is_in_the_one_table() -> None:
