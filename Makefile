@@ -3,6 +3,9 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 PYTHON ?= python3
+# what stays on this machine needs nobody's proxy
+export no_proxy := localhost,127.0.0.1,$(or $(no_proxy),$(NO_PROXY))
+export NO_PROXY := $(no_proxy)
 # as it was typed: a $ in a password is no variable of make's
 ifdef CAMERA
 override CAMERA := $(value CAMERA)

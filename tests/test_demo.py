@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import ROOT, Pipeline, eventually
+from tests.pipeline import ROOT, Pipeline, eventually, free_port
 from tests.test_gallery import CHROMIUM, chromium, until
 
 
@@ -69,6 +69,15 @@ def test_a_demo_of_one_s_own_pictures(folder_of: Callable[[int], Path]) -> None:
     print(ended.stdout, ended.stderr)
     assert ended.returncode == 0
     assert re.search(r"^4 faces published, 4 stored$", ended.stdout, re.M)
+
+
+def test_a_demo_behind_a_proxy_sends_it_nothing_of_its_own(folder_of: Callable[[int], Path]) -> None:
+    # a port where nobody listens: whoever asks the proxy fails
+    away = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{free_port()}")
+    ended = demo(CAMERA=str(folder_of(2)), CAMERA_NAME="proxy", FACE_INTERVAL="0", no_proxy="example.org", **away)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
+    assert re.search(r"^2 faces published, 2 stored$", ended.stdout, re.M)
 
 
 def test_a_demo_into_a_bucket_of_one_s_own(pipeline: Pipeline, folder_of: Callable[[int], Path]) -> None:
