@@ -1,4 +1,4 @@
-"""Can a user route another topic, and add another device, as the documents say?"""
+"""Can a user run the brokers anywhere, route another topic, and add another device, as the documents say?"""
 
 import shutil
 from pathlib import Path
@@ -30,6 +30,17 @@ def add(path: Path, after: str, line: str) -> None:
     text = path.read_text()
     assert text.count(after) == 1
     path.write_text(text.replace(after, f"{after}\n{line}"))
+
+
+@pytest.mark.parametrize("name", ["with spaces", "a&b", "a|b", "50% of #1", "back\\slash", "it's"])
+def test_both_brokers_run_in_a_folder_of_any_name(certs: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(ROOT / "mosquitto", tmp_path / name / "mosquitto")
+    shutil.copytree(certs, tmp_path / name / "certs")
+    with Pipeline(tmp_path / name, tmp_path / name / "certs") as parts:
+        parts.mosquitto = tmp_path / name / "mosquitto"
+        parts.cloud()
+        parts.edge()
+        parts.await_bridge()
 
 
 def test_another_sensor_reaches_the_cloud_without_a_line_of_python(pipeline: Pipeline, checkout: Path) -> None:
