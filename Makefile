@@ -65,20 +65,23 @@ k3s-images: ## hand them to the K3s on this machine; K3S="ssh pi@raspberrypi sud
 
 # ---- what the above need; each says what it installs -------------------------------------------------------
 
+# of two at once in this folder the second waits, and finds all there; macOS has no flock
+one_at_a_time := $(if $(shell command -v flock),flock Makefile)
+
 # packages of the system: Mosquitto, and what opencv-python's wheel links to; quick when nothing is missing
 system:
-	@PYTHON=$(PYTHON) tests/system
+	@PYTHON=$(PYTHON) $(one_at_a_time) tests/system
 
 # two steps, so that the demo does not wait for what only the tests need
 .venv/demo: tests/demo-requirements.txt $(wildcard */requirements.in) | system
 	@echo "installing Python packages into .venv, from $<"
-	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
-	@pip install --quiet --disable-pip-version-check -r $<
+	@[ -x .venv/bin/python ] || $(one_at_a_time) $(PYTHON) -m venv .venv
+	@$(one_at_a_time) pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .venv/ready: tests/requirements.txt .venv/demo
 	@echo "installing Python packages into .venv, from $<"
-	@pip install --quiet --disable-pip-version-check -r $<
+	@$(one_at_a_time) pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 certs/ready: mosquitto/certs
