@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -103,6 +104,22 @@ def test_a_mistake_ends_the_demo_and_names_it(env: dict[str, str], said: str) ->
     assert ended.returncode != 0
     assert said in ended.stdout
     assert left_behind() == []
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt-get")
+def test_who_is_not_root_and_has_no_sudo_is_told_what_to_ask_for(tmp_path: Path) -> None:
+    for name in ("sh", "uname", "grep", "env", "apt-get", "openssl", "mosquitto_pub"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "/nonexistent")
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    # a Python that has no venv
+    env = {"PATH": str(tmp_path), "PYTHON": "false"}
+    ended = subprocess.run([ROOT / "tests/system"], env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "tests/system: packages are missing, and there is no sudo; "
+        "as root: apt-get update && apt-get install -y --no-install-recommends python3-venv\n"
+    )
 
 
 # what Ctrl-C sends, and what a shell sends to its jobs when its window is closed
