@@ -40,6 +40,15 @@ def left_behind() -> list[str]:
     return found
 
 
+def shown_in_the_readme() -> list[str]:
+    """Give a pattern for each line that the README says the demo prints: other numbers and ids, the same words."""
+    block = (ROOT / "README.md").read_text().partition("$ make demo\n")[2].partition("```")[0]
+    lines = [re.escape(line).replace(r"\.\.\.", ".*") for line in block.splitlines() if line != "..."]
+    return [
+        re.sub(r"[0-9a-f]{16}|\d+", lambda it: "[0-9a-f]{16}" if len(it[0]) == 16 else r"\d+", line) for line in lines
+    ]
+
+
 def faces_in_gallery(url: str) -> int:
     """Open the demo's gallery as a person would, and count the faces in it; no console error is allowed."""
     with chromium() as browser, browser.new_context() as context:
@@ -63,6 +72,9 @@ def test_a_demo_without_a_terminal_ends_with_all_faces_stored() -> None:
     assert int(match[1]) >= 8
     assert re.search(r"^Look at them: http://127\.0\.0\.1:\d+/faces/index\.html$", ended.stdout, re.M)
     assert left_behind() == []
+    assert len(shown_in_the_readme()) == 6
+    for pattern in shown_in_the_readme():
+        assert re.search(f"^{pattern}$", ended.stdout, re.M), pattern
 
 
 def test_a_demo_of_one_s_own_pictures(folder_of: Callable[[int], Path]) -> None:
