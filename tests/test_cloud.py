@@ -305,7 +305,7 @@ def test_every_bad_line_is_named_in_one_go(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("names", ["203.0.113.7", "faces.example.org vm-1", "2001:db8::7 203.0.113.7", ""])
 def test_names_and_addresses_that_are_some(cloud: Cloud, names: str) -> None:
-    cloud.env_file.write_text(f"S3_BUCKET=\nCLOUD_NAMES={names}\n")
+    cloud.env_file.write_bytes(f"S3_BUCKET=\nCLOUD_NAMES={names}\n# Z\xfcrich\n".encode("latin-1"))
     assert "give the name of a bucket" in cloud.refusal(status=2)
 
 
