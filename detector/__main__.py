@@ -12,7 +12,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from service import DAY, Client, Pulse, Settings, connect, disconnect, log, say_status, start
+from service import DAY, Client, Pulse, log, read_settings, start
 
 from .camera import Camera, CameraError, open_camera
 from .delivery import Delivery
@@ -50,19 +50,18 @@ def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Callable[[], 
 
 def main() -> None:
     """Watch the camera until it ends (a file or folder), or until SIGTERM or Ctrl-C."""
-    stop = start()
     # What goes wrong with a camera is said once, by us
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     options = Options(settings)
     broker = settings.broker(f"detector-{options.name}")
     receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
     resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
     spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
-    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
+    stop = start()
     try:
         camera = open_camera(options.camera, log, size=options.size)
         spool = Spool(spool_path, spool_bytes)
@@ -76,39 +75,28 @@ def main() -> None:
             delivery.connected(client, connack)
             watch.max_bytes = delivery.max_bytes
 
-        client = connect(broker, f"status/detector/{options.name}", connected, session, pulse)
-        run(camera, watch, delivery, client, pulse, status_every=status_every, stop=stop)
+        def report() -> dict[str, object]:
+            return {**watch.counts, **delivery.report(), **camera.state}
+
+        status = f"status/detector/{options.name}"
+        client = Client(broker, status, connected, session, pulse=pulse, report=report)
+        run(camera, watch, delivery, client, stop)
     except (CameraError, SpoolError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(getattr(error, "status", 2))  # a bad model is a bad setting
 
 
-def run(
-    camera: Camera,
-    watch: Watch,
-    delivery: Delivery,
-    client: Client,
-    pulse: Pulse,
-    *,
-    status_every: float,
-    stop: threading.Event,
-) -> None:
+def run(camera: Camera, watch: Watch, delivery: Delivery, client: Client, stop: threading.Event) -> None:
     """Watch and deliver side by side, each in its own thread; raises CameraError and SpoolError."""
-    status = f"status/detector/{watch.options.name}"
     client.on_message = delivery.on_message
     client.on_publish = delivery.on_publish
-
-    def counts() -> dict[str, object]:
-        return {**watch.counts, **delivery.report(), **camera.state}
-
-    say_status(client, status, "up", counts())  # as soon as there is a connection
     client.loop_start()
+    pulse = client.pulse
 
     def report() -> None:
-        while not stop.wait(status_every):
-            now = counts()
-            log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
-            say_status(client, status, "stuck" if pulse.stuck() else "up", now)
+        while not stop.wait(client.broker.every):
+            log("watching", frames=watch.counts["frames"], faces=watch.counts["faces"], spooled=delivery.spool.count)
+            client.say()
 
     threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop, pulse.beat])]
     for thread in threads:
@@ -127,8 +115,8 @@ def run(
         stop.set()
         for thread in threads:
             thread.join()
-    disconnect(client, status, "done" if done else "down", counts())
-    log("done" if done else "stopped", **counts())
+    client.leave("done" if done else "down")
+    log("done" if done else "stopped", **client.report())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
+from service import DAY, Client, Pulse, log, read_settings, start
 
 from .bucket import bucket_name
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
@@ -142,44 +142,44 @@ class Sink:
 
 def main() -> None:
     """Subscribe on the cloud's broker, and store until SIGTERM or Ctrl-C."""
-    stop = start()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     broker = settings.broker("s3sink")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     bucket = bucket_name(settings)
     uploads = int(settings.number("S3_UPLOADS", 8, 1, 64))
-    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
+    stop = start()
 
     pulse = Pulse("network", "acknowledger")
     store = Store(bucket, uploads)
     sink = Sink(store, topic)
-    status = f"status/s3sink/{broker.client_id}"
+
+    def report() -> dict[str, object]:
+        state = {"state": "holding"} if store.reason else {}
+        return {**state, **store.report(), "reason": store.reason}
+
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = Properties(PacketTypes.CONNECT)
     session.SessionExpiryInterval = DAY
     session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
-    client = connect(broker, status, sink.connected, session, pulse)
+    status = f"status/s3sink/{broker.client_id}"
+    client = Client(broker, status, sink.connected, session, pulse=pulse, report=report)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
     for _ in range(uploads):
         threading.Thread(target=sink.upload, args=[client], daemon=True).start()
     client.loop_start()
-    said = time.monotonic()
-    while not stop.wait(min(status_every, 1)):
+    threading.Thread(target=client.say_until, args=[stop], daemon=True).start()
+    while not stop.wait(1):
         if store.reason or not store.counts["taken"] or not client.is_connected():
             pulse.beat("acknowledger")  # it waits, and why is known
-        if time.monotonic() >= said + status_every:
-            said = time.monotonic()
-            state = "holding" if store.reason else "stuck" if pulse.stuck() else "up"
-            say_status(client, status, state, {**store.report(), "reason": store.reason})
 
     client.on_message = None  # what still comes stays with the broker
     sink.let_go()
     sink.taken.put(None)
     acknowledger.join(DRAIN)
-    disconnect(client, status, "down", store.report())
+    client.leave("down")
     os._exit(0)  # an upload to a server that hangs may go on for minutes
 
 

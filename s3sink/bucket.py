@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service import Settings, log, read_env_file
+from service import Settings, log, read_settings
 
 from .store import REMEDIES, error_code, s3_client
 
@@ -151,8 +151,7 @@ def bucket_name(settings: Settings) -> str:
 
 def main() -> None:
     """Create and prepare the bucket that the environment names."""
-    read_env_file()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     bucket = bucket_name(settings)
     access = settings.text("S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change")
     expire_days = int(settings.number("S3_EXPIRE_DAYS", 0, 0, 36500))

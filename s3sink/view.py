@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 import urllib3  # boto3's own
 from botocore.exceptions import BotoCoreError
 
-from service import Settings, log, start
+from service import log, read_settings, start
 
 from .bucket import bucket_name
 from .store import s3_client
@@ -77,10 +77,10 @@ class View(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Show the gallery in a browser until Ctrl-C."""
-    stop = start()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     View.bucket = bucket_name(settings)
     settings.refuse_bad()
+    stop = start()
     View.s3 = s3_client(uploads=1)
     View.http = urllib3.PoolManager(ca_certs=os.environ.get("AWS_CA_BUNDLE"), timeout=20, maxsize=8)
     server = ThreadingHTTPServer(("127.0.0.1", 0), View)
