@@ -30,9 +30,11 @@ VARIANTS = {
         "edge",
         ["two-cameras", "hardened", "camera-device-plugin", "cloud-by-address", "release"],
     ),
+    "edge with cert-manager": ("edge", ["cert-manager", *EDGE]),
     "edge with a name for the cloud": ("edge", ["hardened", "camera-usb", "cloud-by-name", "release"]),
     "cloud": ("cloud", CLOUD),
     "cloud with a bucket of others": ("cloud", ["hardened", "release"]),
+    "cloud with metrics": ("cloud", ["metrics", *CLOUD]),
 }
 # Secrets are made by people, by the commands in the README, and lie nowhere in git
 SECRETS = {"edge": {"bridge-tls"}, "cloud": {"cloud-broker-tls", "s3sink-tls", "s3-credentials"}}
@@ -140,6 +142,8 @@ def test_no_component_is_left_out() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_knows_every_field(docs: list[Doc], version: str) -> None:
     for doc in docs:
+        if doc["kind"] == "Certificate":  # cert-manager's, looked at below
+            continue
         kubernetes_validate.validate(doc, version, strict=True)  # raises for an unknown apiVersion, too
 
 
@@ -152,7 +156,8 @@ def test_what_is_referred_to_exists(variant: str, docs: list[Doc]) -> None:
     secrets = {it["name"] for key in ("secretRef", "secretKeyRef") for it in find(pods, key)}
     secrets |= {it["secretName"] for it in find(pods, "secret")}
     folder, components = VARIANTS[variant]
-    assert secrets == SECRETS[folder] | ({"bucket-credentials"} if "prepare-bucket" in components else set())
+    more = {"prepare-bucket": "bucket-credentials", "metrics": "operator-tls"}
+    assert secrets == SECRETS[folder] | {more[name] for name in components if name in more}
     assert not list(find(pods, "serviceAccountName"))
     assert set(find(docs, "serviceName")) <= set(services)
     hosts = [it["value"] for env in find(pods, "env") for it in env if it["name"] == "MQTT_HOST"]
@@ -200,14 +205,19 @@ def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> 
     assert {doc["metadata"].get("namespace") for doc in docs if doc["kind"] != "Namespace"} == {namespace}
     policies = named(docs, "NetworkPolicy")
     assert policies["deny-all"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    allowed = {
-        port["port"]: [peer["podSelector"]["matchLabels"]["app"] for peer in rule.get("from", [])]
-        for policy in policies.values()
-        for rule in policy["spec"].get("ingress", [])
-        for port in rule["ports"]
-    }
+    allowed: dict[str, list[str]] = {}
+    for policy in policies.values():
+        for rule in policy["spec"].get("ingress", []):
+            for port in rule["ports"]:
+                peers = [next(iter(next(iter(peer.values()))["matchLabels"].values())) for peer in rule.get("from", [])]
+                allowed[port["port"]] = allowed.get(port["port"], []) + peers
     edge, cloud = {"mqtt": ["detector", "logger"]}, {"devices": [], "sinks": ["s3sink"]}
-    assert allowed == (edge if "edge-broker" in policies else cloud)
+    # the namespace of Prometheus, which is not ours
+    metrics = {"devices": [], "sinks": ["mqtt-exporter", "s3sink"], "metrics": ["monitoring"]}
+    with_metrics = metrics if "mqtt-exporter" in policies else cloud
+    assert {port: sorted(peers) for port, peers in allowed.items()} == (
+        edge if "edge-broker" in policies else with_metrics
+    )
     # to the world: the devices' port alone, which wants a certificate
     public = [doc["spec"] for doc in named(docs, "Service").values() if doc["spec"].get("type") == "LoadBalancer"]
     assert [port["targetPort"] for spec in public for port in spec["ports"]] == (
@@ -340,6 +350,27 @@ def test_settings_are_read_by_the_service(docs: list[Doc]) -> None:
                 for source in find(container, "configMapRef"):
                     given |= set(maps[source["name"]]["data"])
                 assert given <= known
+
+
+def test_cert_manager_s_certificate_is_the_one_that_the_bridge_reads_under_its_device_s_name(tmp_path: Path) -> None:
+    for name in ("k8s", "mosquitto"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    file = tmp_path / "k8s/devices/jetson-02/kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    kustomization["components"].insert(0, "../../components/cert-manager")
+    # as the component's comment tells to
+    component = (ROOT / "k8s/components/cert-manager/kustomization.yaml").read_text()
+    kustomization |= yaml.safe_load(
+        re.sub(r"(?m)^# ?", "", component[component.index("#   replacements:") :].split("\napi")[0])
+    )
+    file.write_text(yaml.safe_dump(kustomization))
+    done = subprocess.run([*kustomize(), str(file.parent)], capture_output=True, text=True, check=True)
+    docs = list(yaml.safe_load_all(done.stdout))
+    certificate = named(docs, "Certificate")["bridge-tls"]["spec"]
+    assert certificate["commonName"] == "jetson-02"
+    assert certificate["usages"] == ["client auth"]
+    bridge = named(docs, "Deployment")["edge-broker"]["spec"]["template"]["spec"]
+    assert certificate["secretName"] in [it["secretName"] for it in find(bridge, "secret")]
 
 
 def test_settings_in_comments_exist_too() -> None:
