@@ -1,5 +1,6 @@
 """Do a release's manifests run exactly the images that were built, on the edge and in the cloud?"""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import service
 from tests.pipeline import ROOT
 from tests.test_devices import rendered
 from tests.test_manifests import find
@@ -40,3 +42,16 @@ def test_a_line_that_is_none_is_refused_by_name(line: str, tmp_path: Path) -> No
     done = by_digest(tmp_path, f"{line}\n")
     assert done.returncode == 2
     assert line.partition("=")[0] in done.stderr
+
+
+def test_the_version_is_the_same_wherever_it_is_said() -> None:
+    said = {
+        "service.py": r'^VERSION = "(.+)"$',
+        **{f"{name}/Dockerfile": r"^ARG VERSION=(.+)$" for name in ("detector", "logger", "s3sink")},
+    }
+    versions = {path: re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE) for path, pattern in said.items()}
+    assert set(map(tuple, versions.values())) == {(service.VERSION,)}, versions
+    for name in ("detector", "logger", "s3sink"):
+        label = "LABEL org.opencontainers.image.version=${VERSION}\n"
+        # of the last stage, which is the image
+        assert label in (ROOT / name / "Dockerfile").read_text().rpartition("\nFROM ")[2]
