@@ -27,6 +27,8 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff format --check .
 	mypy
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --builtin-schema vendor.renovate .github/renovate.json
 	zizmor --quiet --offline .github
 	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
