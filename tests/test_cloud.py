@@ -22,6 +22,7 @@ from s3sink.bucket import public_statements
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "cloud" / "aws.yaml"
+SETTINGS = ROOT / "docs/settings.md"
 TEMPLATE_BODY: Any = cfnlint.decode.decode(str(TEMPLATE))[0]
 
 
@@ -233,7 +234,7 @@ class Cloud:
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == status, done.stdout + done.stderr
         asked = self.asked.read_text() if self.asked.exists() else ""
-        assert not any(word in asked for word in ("create", "run", "rm")), asked
+        assert not any(word in asked for word in ("create", "run", "rm", "stop", "rename")), asked
         lines: list[str] = done.stderr.splitlines()
         (line,) = lines
         assert line.startswith((f"cloud/{script}: ", "mosquitto/certs: ")), line
@@ -258,6 +259,63 @@ def test_unset_bucket(cloud: Cloud, settings: str) -> None:
 
 def test_the_example_is_complete_but_for_the_bucket(cloud: Cloud) -> None:
     cloud.env_file.write_text((ROOT / "cloud" / ".env.example").read_text())
+    assert "give the name of a bucket" in cloud.refusal(status=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('CLOUD_NAMES="203.0.113.7 faces.example.org"', "2: CLOUD_NAMES: no quotes"),
+        ("CLOUD_NAMES='203.0.113.7'", "2: CLOUD_NAMES: no quotes"),
+        ("CLOUD_NAMES=203.0.113.7\r", "2: CLOUD_NAMES: it ends in a carriage return"),
+        ("CLOUD_NAMES=203.0.113.7,faces.example.org", "2: CLOUD_NAMES=203.0.113.7,faces.example.org: give names"),
+        ("CLOUD_NAMES=https://faces.example.org", "2: CLOUD_NAMES=https://faces.example.org: give names"),
+        ("CLOUD_PORT=abc", "2: CLOUD_PORT=abc: give a number from 1 to 65535"),
+        ("CLOUD_PORT=65536", "2: CLOUD_PORT=65536: give a number from 1 to 65535"),
+        ("CLOUD_PORT=8883 # the usual one", "2: CLOUD_PORT=8883 # the usual one: give a number"),
+        ("export S3_BUCKET=x", "2: S3_BUCKET: leave out the export"),
+        ("S3_BUCKET = x", "2: write NAME=value"),
+        ("S3_BUCKET: x", "2: write NAME=value"),
+        ("  S3_BUCKET=x", "2: write NAME=value"),
+        ("AWS_REGION= eu-central-1", "2: AWS_REGION: no spaces around the value"),
+        ("AWS_SECRET_ACCESS_KEY=secret ", "2: AWS_SECRET_ACCESS_KEY: no spaces around the value"),
+        ("S3_BUKET=faces", "2: S3_BUKET: no setting of the cloud's side"),
+        # of the sink's settings, one that cloud/up gives it
+        ("MQTT_HOST=broker", "2: MQTT_HOST: no setting of the cloud's side"),
+        ("AWS_SECRET_ACCESS_KEY=\nsecret", "3: write NAME=value"),
+        ("AWS_SECRET_ACCESS_KEY=\nsecret=", "3: write NAME=value"),
+    ],
+)
+def test_a_line_that_would_be_misread(cloud: Cloud, line: str, said: str) -> None:
+    cloud.env_file.write_bytes(f"S3_BUCKET=faces\n{line}\n".encode())
+    shown = cloud.refusal(status=2)
+    assert shown.startswith(f"cloud/up: {cloud.env_file}, line {said}")
+    assert "secret" not in shown
+    assert not cloud.certs.exists()
+
+
+def test_every_bad_line_is_named_in_one_go(cloud: Cloud) -> None:
+    cloud.env_file.write_text('export S3_BUCKET=x\n\n# a comment\nCLOUD_NAMES="a"\nCLOUD_PORT=abc\nS3_PUBLISH=1')
+    done = subprocess.run([ROOT / "cloud/up"], env=cloud.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    named = re.findall(r"^cloud/up: .*, line (\d): ", done.stderr, re.M)
+    assert named == ["1", "4", "5", "6"]
+    assert not cloud.asked.exists()
+
+
+@pytest.mark.parametrize("names", ["203.0.113.7", "faces.example.org vm-1", "2001:db8::7 203.0.113.7", ""])
+def test_names_and_addresses_that_are_some(cloud: Cloud, names: str) -> None:
+    cloud.env_file.write_text(f"S3_BUCKET=\nCLOUD_NAMES={names}\n")
+    assert "give the name of a bucket" in cloud.refusal(status=2)
+
+
+def test_no_setting_of_the_sink_is_refused(cloud: Cloud) -> None:
+    table = re.findall(r"^\| `(\w+)`[^|]* \| (?:all|[^|]*s3sink[^|]*) \|", SETTINGS.read_text(), re.M)
+    example = re.findall(r"^#?(\w+)=", (ROOT / "cloud/.env.example").read_text(), re.M)
+    given_by_up = {"MQTT_HOST", "MQTT_PORT", "MQTT_CERTS", "HEARTBEAT"}
+    names = {*table, *example, "AWS_PROFILE", "https_proxy"} - given_by_up - {"S3_BUCKET", "CLOUD_PORT", "CLOUD_NAMES"}
+    assert names >= {"MQTT_TOPIC", "S3_UPLOADS", "S3_EXPIRE_DAYS", "AWS_REGION", "SINK_IMAGE"}
+    cloud.env_file.write_text("S3_BUCKET=\n" + "".join(f"{name}=1\n" for name in sorted(names)))
     assert "give the name of a bucket" in cloud.refusal(status=2)
 
 

@@ -1,6 +1,7 @@
 """Do the manifests of edge and cloud fit together, and does every supported Kubernetes know their fields?"""
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -389,3 +390,16 @@ def test_what_prepares_the_bucket_is_not_what_fills_it() -> None:
     secrets = [{it["name"] for it in find(doc, "secretRef")} for doc in (job, sink)]
     assert secrets == [{"bucket-credentials"}, {"s3-credentials"}]
     assert not list(find(sink, "initContainers"))
+
+
+def test_the_device_that_a_pod_asks_for_is_one_that_the_plugin_offers(variant: str, docs: list[Doc]) -> None:
+    # its default domain is another one from 0.2.0 on (its issue 75); a pod that asks for the old one waits for ever
+    asked = {name for limits in find(pod_specs(docs), "limits") for name in limits if "/" in name}
+    offered = set()
+    for plugin in named(docs, "DaemonSet").values():
+        args = plugin["spec"]["template"]["spec"]["containers"][0]["args"]
+        values = list(itertools.pairwise(args))
+        (domain,) = [value for option, value in values if option == "--domain"]
+        offered |= {f"{domain}/{yaml.safe_load(value)['name']}" for option, value in values if option == "--device"}
+    assert asked == offered
+    assert bool(asked) == ("camera-device-plugin" in VARIANTS[variant][1])
