@@ -77,6 +77,8 @@ system:
 .venv/ready: tests/requirements.txt .venv/demo
 	@echo "installing Python packages into .venv, from $<"
 	@pip install --quiet --disable-pip-version-check -r $<
+	@# which would have an older paho
+	@pip install --quiet --disable-pip-version-check --no-deps mqtt-exporter==1.12.1
 	@touch $@
 
 certs/ready: mosquitto/certs
