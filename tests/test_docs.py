@@ -63,6 +63,12 @@ def is_run_here(command: str, checkout: Path) -> None:
     runs(command, checkout)
 
 
+def is_run_on_a_device(command: str, checkout: Path) -> None:
+    """Run it on a certificate that is there; one that lasts is renewed without a broker."""
+    runs(f"mosquitto/certs device {command.split()[2]}", checkout)
+    runs(command, checkout)
+
+
 def is_run_elsewhere(test: str) -> Callable[[str, Path], None]:
     """Name the test that runs it; that test must exist."""
 
@@ -77,6 +83,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"make [\w-]+( \w+=\S+)*", is_a_target),
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
+    (r"mosquitto/certs (revoke|renew) .*", is_run_on_a_device),
     (r"mosquitto/certs .*", is_run_here),
     (r"cp -r k8s/devices/.*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
