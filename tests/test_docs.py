@@ -52,7 +52,7 @@ def renders(command: str, checkout: Path) -> None:
 
 def makes_a_secret(command: str, checkout: Path) -> None:
     """Run `kubectl create secret` without a cluster, on certificates made by the shipped script."""
-    for party in ("server", "sink", "device jetson-01", "device porch"):
+    for party in ("server", "sink", "operator", "device jetson-01", "device porch"):
         runs(f"mosquitto/certs {party}", checkout)
     if shutil.which("kubectl"):
         runs(f"{command} --dry-run=client -o yaml", checkout)
@@ -90,6 +90,10 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (
         r"docker run .* faces-logger:dev python -m logger --status",
         is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
+    ),
+    (
+        r"docker run .* kpetrem/mqtt-exporter:1.12.1",
+        is_run_elsewhere("tests/docker/test_containers.py::test_the_documented_exporter_serves_the_fleet_s_figures"),
     ),
     (
         r"cloud/up",
