@@ -127,6 +127,8 @@ def test_all_certificates_of_a_revoked_name_are_revoked_and_a_second_time_change
     assert before[tmp_path / "acl"].endswith(b"\nuser jetson-02\ntopic deny #\n")
     certs(tmp_path, "revoke", "jetson-02")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    # its folder went to the device
+    shutil.rmtree(tmp_path / "jetson-03")
     certs(tmp_path, "revoke", "jetson-03")
     # OpenSSL takes neither of two of the same second for the newer one
     assert revoked(tmp_path)[0] > begin
@@ -143,7 +145,12 @@ def test_one_made_before_there_was_a_list_is_revoked_too(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("jetson-07", "no certificate of that name"), ("cloud-broker", "give a device"), ("../x", "give")],
+    [
+        ("jetson-07", "no certificate of that name"),
+        ("cloud-broker", "give a device"),
+        ("../x", "give"),
+        ("jetson.01", "no certificate"),
+    ],
 )
 def test_an_unknown_name_is_not_revoked(tmp_path: Path, name: str, said: str) -> None:
     make_certs(tmp_path, "server", "device jetson-01")

@@ -52,7 +52,7 @@ def renders(command: str, checkout: Path) -> None:
 
 def makes_a_secret(command: str, checkout: Path) -> None:
     """Run `kubectl create secret` without a cluster, on certificates made by the shipped script."""
-    for party in ("server", "sink", "device jetson-01", "device porch"):
+    for party in ("server", "sink", "operator", "device jetson-01", "device porch"):
         runs(f"mosquitto/certs {party}", checkout)
     if shutil.which("kubectl"):
         runs(f"{command} --dry-run=client -o yaml", checkout)
@@ -60,6 +60,12 @@ def makes_a_secret(command: str, checkout: Path) -> None:
 
 def is_run_here(command: str, checkout: Path) -> None:
     """Run it in a copy of the checkout."""
+    runs(command, checkout)
+
+
+def is_run_on_a_device(command: str, checkout: Path) -> None:
+    """Run it on a certificate that is there; one that lasts is renewed without a broker."""
+    runs(f"mosquitto/certs device {command.split()[2]}", checkout)
     runs(command, checkout)
 
 
@@ -77,12 +83,17 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"make [\w-]+( \w+=\S+)*", is_a_target),
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
+    (r"mosquitto/certs (revoke|renew) .*", is_run_on_a_device),
     (r"mosquitto/certs .*", is_run_here),
     (r"cp -r k8s/devices/.*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
     (
         r"docker run .* faces-logger:dev python -m logger --status",
         is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
+    ),
+    (
+        r"docker run .* kpetrem/mqtt-exporter:1.12.1",
+        is_run_elsewhere("tests/docker/test_containers.py::test_the_documented_exporter_serves_the_fleet_s_figures"),
     ),
     (
         r"cloud/up",

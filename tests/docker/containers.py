@@ -72,7 +72,7 @@ class Cloud:
             "AWS_ENDPOINT_URL_S3": "http://s3:9000",
             "S3_PUBLIC": "1",
             "S3_EXPIRE_DAYS": "30",
-            "CLOUD_PORT": "18883",
+            "CLOUD_PORT": str(free_port()),
             "CA_HERE": "1",
             "BROKER_IMAGE": BROKER_IMAGE,
             "SINK_IMAGE": "faces-test/s3sink",
