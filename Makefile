@@ -37,6 +37,10 @@ bench: .venv/ready ## what it costs and how fast it is, next to a peer in the sa
 	python -m tests.bench.latency
 	python -m tests.bench.spool
 
+fleet: .venv/ready ## FLEET= (1000) real bridges on one cloud broker, and how soon all are back after it was killed
+	@tests/system bench
+	python -m tests.bench.fleet
+
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
 	python -m tests.chaos
 
@@ -88,4 +92,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo model test lint bench chaos status test-docker images lock k3s-images clean system
+.PHONY: help demo model test lint bench fleet chaos status test-docker images lock k3s-images clean system
