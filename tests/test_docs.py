@@ -54,6 +54,7 @@ def makes_a_secret(command: str, checkout: Path) -> None:
     """Run `kubectl create secret` without a cluster, on certificates made by the shipped script."""
     for party in ("server", "sink", "operator", "device jetson-01", "device porch"):
         runs(f"mosquitto/certs {party}", checkout)
+        runs(f"mosquitto/certs {party}", checkout, CERTS="certs/cell-2")
     if shutil.which("kubectl"):
         runs(f"{command} --dry-run=client -o yaml", checkout)
 
@@ -69,6 +70,11 @@ def is_run_on_a_device(command: str, checkout: Path) -> None:
     runs(command, checkout)
 
 
+def copies_the_settings(command: str, checkout: Path) -> None:
+    """Run it after the settings were made."""
+    runs(f"cp cloud/.env.example cloud/.env && {command}", checkout)
+
+
 def is_run_elsewhere(test: str) -> Callable[[str, Path], None]:
     """Name the test that runs it; that test must exist."""
 
@@ -80,13 +86,14 @@ def is_run_elsewhere(test: str) -> Callable[[str, Path], None]:
 
 
 CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
-    (r"make [\w-]+( \w+=\S+)*", is_a_target),
+    (r"make [\w-]+( \w+=(\"[^\"]*\"|\S+))*", is_a_target),
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
     (r"mosquitto/certs (revoke|renew) .*", is_run_on_a_device),
-    (r"mosquitto/certs .*", is_run_here),
+    (r"(CERTS=\S+ )?mosquitto/certs .*|mkdir -p certs/.*", is_run_here),
     (r"cp -r k8s/devices/.*", is_run_here),
     (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
+    (r"cp cloud/\.env cloud/cell-2\.env", copies_the_settings),
     (
         r"docker run .* faces-logger:dev python -m logger --status",
         is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
@@ -96,7 +103,7 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
         is_run_elsewhere("tests/docker/test_containers.py::test_the_documented_exporter_serves_the_fleet_s_figures"),
     ),
     (
-        r"cloud/up",
+        r"(PROJECT=\S+ .*)?cloud/up",
         is_run_elsewhere(
             "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
         ),
