@@ -25,6 +25,7 @@ VARIANTS = {
     "edge with a network camera": ("edge", ["hardened", "cloud-by-address", "release"]),
     "edge with a device plugin": ("edge", ["hardened", "camera-device-plugin", "cloud-by-address", "release"]),
     "edge with a display": ("edge", ["hardened", "camera-usb", "display", "cloud-by-address", "release"]),
+    "edge open to the LAN": ("edge", ["hardened", "camera-usb", "edge-from-lan", "cloud-by-address", "release"]),
     "edge with a CSI camera": ("edge", ["hardened", "camera-csi", "cloud-by-address", "release"]),
     "edge with two cameras": ("edge", ["two-cameras", *EDGE]),
     "edge with two cameras and a device plugin": (
@@ -157,7 +158,7 @@ def test_what_is_referred_to_exists(variant: str, docs: list[Doc]) -> None:
     secrets = {it["name"] for key in ("secretRef", "secretKeyRef") for it in find(pods, key)}
     secrets |= {it["secretName"] for it in find(pods, "secret")}
     folder, components = VARIANTS[variant]
-    more = {"prepare-bucket": "bucket-credentials", "metrics": "operator-tls"}
+    more = {"prepare-bucket": "bucket-credentials", "metrics": "operator-tls", "edge-from-lan": "edge-passwords"}
     assert secrets == SECRETS[folder] | {more[name] for name in components if name in more}
     assert not list(find(pods, "serviceAccountName"))
     assert set(find(docs, "serviceName")) <= set(services)
@@ -172,7 +173,7 @@ def test_volumes_are_there_and_mounted(docs: list[Doc]) -> None:
         mounts = [mount for container in containers(pod) for mount in container.get("volumeMounts", [])]
         assert {mount["name"] for mount in mounts} == set(volumes)
         for mount in mounts:
-            if "subPath" in mount:
+            if "subPath" in mount and "configMap" in volumes[mount["name"]]:
                 name = volumes[mount["name"]]["configMap"]["name"]
                 assert mount["subPath"] in named(docs, "ConfigMap")[name]["data"]
 
@@ -201,7 +202,7 @@ def test_selectors_and_ports_meet_pods(docs: list[Doc]) -> None:
             assert bool(to) == ("to" in rule)
 
 
-def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> None:
+def test_all_lies_in_one_namespace_that_nobody_else_reaches(variant: str, docs: list[Doc]) -> None:
     (namespace,) = named(docs, "Namespace")
     assert {doc["metadata"].get("namespace") for doc in docs if doc["kind"] != "Namespace"} == {namespace}
     policies = named(docs, "NetworkPolicy")
@@ -211,25 +212,27 @@ def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> 
         for rule in policy["spec"].get("ingress", []):
             for port in rule["ports"]:
                 peers = [next(iter(next(iter(peer.values()))["matchLabels"].values())) for peer in rule.get("from", [])]
-                allowed[port["port"]] = allowed.get(port["port"], []) + peers
-    edge, cloud = {"mqtt": ["detector", "logger"]}, {"devices": [], "sinks": ["s3sink"]}
-    # the namespace of Prometheus, which is not ours
-    metrics = {"devices": [], "sinks": ["mqtt-exporter", "s3sink"], "metrics": ["monitoring"]}
-    with_metrics = metrics if "mqtt-exporter" in policies else cloud
-    assert {port: sorted(peers) for port, peers in allowed.items()} == (
-        edge if "edge-broker" in policies else with_metrics
-    )
-    # to the world: the devices' port alone, which wants a certificate
+                allowed[port["port"]] = sorted([*allowed.get(port["port"], []), *peers])
+    # to the world: the devices' port, which wants a certificate, or that of the LAN, which wants a password
+    if "edge-broker" in policies:
+        open_to_all = ["lan"] if "edge-from-lan" in VARIANTS[variant][1] else []
+        few = {"mqtt": ["detector", "logger"]}
+    elif "mqtt-exporter" in policies:
+        # the namespace of Prometheus, which is not ours
+        open_to_all, few = ["devices"], {"sinks": ["mqtt-exporter", "s3sink"], "metrics": ["monitoring"]}
+    else:
+        open_to_all, few = ["devices"], {"sinks": ["s3sink"]}
+    assert allowed == {**few, **{port: [] for port in open_to_all}}
     public = [doc["spec"] for doc in named(docs, "Service").values() if doc["spec"].get("type") == "LoadBalancer"]
-    assert [port["targetPort"] for spec in public for port in spec["ports"]] == (
-        [] if "edge-broker" in policies else ["devices"]
-    )
+    assert [port["targetPort"] for spec in public for port in spec["ports"]] == open_to_all
 
 
 def test_the_conf_of_a_broker_is_the_file(variant: str, docs: list[Doc]) -> None:
     folder = VARIANTS[variant][0]
     (conf,) = [doc["data"] for name, doc in named(docs, "ConfigMap").items() if name.startswith(f"{folder}-broker-")]
-    files = [path for path in (ROOT / "mosquitto" / folder).iterdir() if path.name != "kustomization.yaml"]
+    files = [
+        path for path in (ROOT / "mosquitto" / folder).iterdir() if path.name not in ("kustomization.yaml", "passwords")
+    ]
     assert {name: text.encode() for name, text in conf.items()} == {path.name: path.read_bytes() for path in files}
 
 
@@ -243,6 +246,8 @@ def test_a_broker_has_room_for_what_its_conf_allows(variant: str, docs: list[Doc
     assert bytes_of(container["resources"]["limits"]["memory"]) > 2.5 * int(conf["max_queued_bytes"])
     claim = named(docs, "PersistentVolumeClaim")[name]["spec"]["resources"]["requests"]["storage"]
     assert bytes_of(claim) > 4 * int(conf["max_queued_bytes"])
+    if "edge-from-lan" in VARIANTS[variant][1]:
+        listeners.append(1884)  # whose lines are in docs/recipes.md
     assert [port["containerPort"] for port in container["ports"]] == listeners
     if folder == "edge":
         assert conf["address"] == "cloud-broker:8883"
