@@ -43,7 +43,7 @@ class Delivery:
         self.wake = threading.Event()
         self.news: deque[Callable[[], None]] = deque()  # from paho's thread, which must not wait for ours
         self.under_way: dict[int, tuple[str, float]] = {}  # id, and when sent, by MQTT packet identifier
-        self.in_flight, self.max_bytes = IN_FLIGHT, MAX_PACKET - ROOM
+        self.in_flight = IN_FLIGHT
         self.process = secrets.randbelow(10**6)  # a receipt from before a restart is for no sending of ours
         self.bridge_up = not receipts
         self.stepped = self.caught_up = self.tidied = clock()
@@ -52,7 +52,7 @@ class Delivery:
         """Subscribe to the receipts of this camera, and no other's; heed what the broker can take."""
         receipts = (f"receipts/{self.camera}", SubscribeOptions(qos=1))
         client.subscribe([receipts, (BRIDGE, SubscribeOptions(qos=0))])
-        self.max_bytes = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
+        self.spool.max_face = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
         self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
         self.hear(self.bridge, False)  # until the broker says so
 
@@ -113,8 +113,8 @@ class Delivery:
     def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> bool:
         """Hand a face to paho; where the connection has just been lost, that is sent after the next one."""
         face = self.spool.get(seq)
-        if face and len(face.payload) > self.max_bytes:
-            self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.max_bytes}")
+        if face and len(face.payload) > self.spool.max_face:
+            self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.spool.max_face}")
         elif face:
             properties = message_properties(face, self.process * PROCESS + int(now * 1000))
             info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)

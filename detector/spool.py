@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from service import log
 
+from .faces import MAX_BYTES
+
 # No row is ever updated, so a picture is written once. The files of version 0.1 have two columns more, unused
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS faces (
@@ -54,6 +56,7 @@ class Spool:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self.max_bytes = max_bytes
+        self.max_face = MAX_BYTES  # of a picture, until the broker says what it takes
         # Where the camera can wait: called while the spool is full; true ends the waiting
         self.wait: Callable[[], bool] | None = None
         self.dropped = 0

@@ -16,7 +16,7 @@ from cv2.typing import MatLike
 from service import Settings, log
 
 from .camera import Frame
-from .faces import MAX_BYTES, Face, crop, encode, look, open_detector, sharpness
+from .faces import Face, crop, encode, look, open_detector, sharpness
 from .motion import NEAR, Motion, find_near
 from .spool import Spool
 from .tracks import Track, Tracker
@@ -66,7 +66,6 @@ class Watch:
 
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options, self.spool = options, spool
-        self.max_bytes = MAX_BYTES  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width, options.min_score)
         self.detect_near = open_detector(options.model, NEAR, options.min_score)
         self.motion = Motion(options.max_fps)
@@ -123,7 +122,7 @@ class Watch:
             "track": str(track.number),
             "schema": "1",
         }
-        payload = encode(picture, self.options.format, self.options.quality, self.max_bytes)
+        payload = encode(picture, self.options.format, self.options.quality, self.spool.max_face)
         self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
         log("face", id=properties["id"], box=properties["box"], track=properties["track"], bytes=len(payload))
