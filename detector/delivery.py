@@ -16,14 +16,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from service import log
 
 from .again import NEVER, Again
-from .spool import Spool, SpooledFace
+from .spool import Spool
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 IN_FLIGHT = 20  # messages without a PUBACK: paho sends no more, and would queue the rest in its memory
 FRESH = 10.0  # s; a face that the broker could not be given for longer is no news on the edge any more
 MAX_PACKET = 1_000_000  # bytes; max_packet_size of mosquitto/*/mosquitto.conf
 ROOM = 4096  # bytes of a packet for topic and properties
-PROCESS = 10**12  # ms: longer than a process lives
 TIDY = 60.0  # s
 
 
@@ -44,14 +43,14 @@ class Delivery:
         self.news: deque[Callable[[], None]] = deque()  # from paho's thread, which must not wait for ours
         self.under_way: dict[int, tuple[str, float]] = {}  # id, and when sent, by MQTT packet identifier
         self.in_flight = IN_FLIGHT
-        self.process = secrets.randbelow(10**6)  # a receipt from before a restart is for no sending of ours
+        # Sendings are numbered by the ms; from a number of our own, so that a receipt of before a restart tells nothing
+        self.base = secrets.randbelow(10**18)
         self.bridge_up = not receipts
         self.stepped = self.caught_up = self.tidied = clock()
 
     def connected(self, client: mqtt.Client, connack: Properties) -> None:
         """Subscribe to the receipts of this camera, and no other's; heed what the broker can take."""
-        receipts = (f"receipts/{self.camera}", SubscribeOptions(qos=1))
-        client.subscribe([receipts, (BRIDGE, SubscribeOptions(qos=0))])
+        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in (f"receipts/{self.camera}", BRIDGE)])
         self.spool.max_face = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
         self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
         self.hear(self.bridge, False)  # until the broker says so
@@ -116,7 +115,10 @@ class Delivery:
         if face and len(face.payload) > self.spool.max_face:
             self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.spool.max_face}")
         elif face:
-            properties = message_properties(face, self.process * PROCESS + int(now * 1000))
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ContentType = face.content_type
+            properties.CorrelationData = b"%d" % (self.base + int(now * 1000))  # the sink copies it
+            properties.UserProperty = [*face.properties.items(), ("seq", str(seq))]
             info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)
             self.under_way[info.mid] = face.id, now
             return True
@@ -149,8 +151,8 @@ class Delivery:
 
     def time_of(self, sending: bytes) -> float:
         """Give when a sending of ours left; NEVER for any other, and where an older sink names none."""
-        process, ms = divmod(int(sending) if sending.isdigit() and len(sending) < 20 else 0, PROCESS)
-        return ms / 1000 if process == self.process and ms / 1000 <= self.clock() else NEVER
+        ms = int(sending) - self.base if sending.isdigit() and len(sending) < 20 else -1
+        return ms / 1000 if 0 <= ms <= self.clock() * 1000 else NEVER
 
     def report(self) -> dict[str, float]:
         """Give the counters for the status message."""
@@ -164,12 +166,3 @@ class Delivery:
             "spooled_bytes": int(self.spool.bytes),
             "oldest_s": max(round((now - cut).total_seconds()), 0),
         }
-
-
-def message_properties(face: SpooledFace, sending: int) -> Properties:
-    """Give the MQTT 5 properties of a face message; the sink copies the number of the sending."""
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.ContentType = face.content_type
-    properties.CorrelationData = b"%d" % sending
-    properties.UserProperty = [*face.properties.items(), ("seq", str(face.seq))]
-    return properties
