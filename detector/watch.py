@@ -15,8 +15,8 @@ from cv2.typing import MatLike
 
 from service import Settings, log
 
-from .camera import Frame
 from .faces import Face, crop, encode, look, open_detector, sharpness
+from .live import Frame
 from .motion import NEAR, Motion, find_near
 from .spool import Spool
 from .tracks import Track, Tracker
