@@ -65,16 +65,13 @@ class Delivery:
         client.ack(message.mid, message.qos)
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        """Take a PUBACK."""
         self.hear(self.puback, mid, str(reason) if reason.is_failure else "")
 
     def hear(self, news: Callable[..., None], *values: object) -> None:
-        """Leave it to the thread of `run`."""
         self.news.append(partial(news, *values))
         self.wake.set()
 
     def run(self, client: mqtt.Client, stop: threading.Event, beat: Callable[[str], None]) -> None:
-        """Keep sending until `stop`."""
         while not stop.is_set():
             self.wake.wait(1)
             self.wake.clear()
@@ -82,7 +79,6 @@ class Delivery:
             beat("delivery")
 
     def step(self, client: mqtt.Client, now: float) -> None:
-        """Heed the news, and send what is to be sent."""
         while self.news:
             self.news.popleft()()
         if client.is_connected():
@@ -99,7 +95,6 @@ class Delivery:
         self.stepped = now
 
     def send(self, client: mqtt.Client, now: float) -> None:
-        """Send what was cut since, and then what must be sent again."""
         while self.again.first < self.spool.newest and len(self.under_way) < self.in_flight:
             self.again.sent_first(self.again.first + 1, now)
             self.counts["sent"] += self.publish(client, "faces", self.again.first, now)
@@ -125,9 +120,8 @@ class Delivery:
         return False
 
     def puback(self, mid: int, refusal: str) -> None:
-        """Note that the edge's broker has a face; one that it refuses waits like one that was lost."""
         id_, sent = self.under_way.pop(mid, ("", NEVER))
-        if id_ and refusal:
+        if id_ and refusal:  # it waits like one that was lost
             self.refused(id_, refusal)
         elif id_ and not self.receipts:
             self.home([id_], sent)
@@ -139,12 +133,10 @@ class Delivery:
             log("broker does not take a face, it waits", id=id_, reason=reason, times=self.counts["refused"])
 
     def home(self, ids: list[str], sent: float) -> None:
-        """Let go of faces that lie in the bucket; `sent` says which sending arrived."""
         self.counts["receipts"] += len(ids)
         self.again.home(ids, sent, self.clock())
 
     def bridge(self, up: bool) -> None:
-        """Note whether the bridge is up."""
         if up != self.bridge_up and self.receipts:
             log("bridge", state="up" if up else "down", spooled=self.spool.count)
             self.bridge_up = up
@@ -155,14 +147,7 @@ class Delivery:
         return ms / 1000 if 0 <= ms <= self.clock() * 1000 else NEVER
 
     def report(self) -> dict[str, float]:
-        """Give the counters for the status message."""
-        oldest = next(map(self.spool.get, self.spool.after(0, 1)), None)
-        now = datetime.now(timezone.utc)
+        oldest, now = self.spool.oldest(), datetime.now(timezone.utc)
         cut = datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
-        return {
-            **self.counts,
-            "dropped": self.spool.dropped,
-            "spooled": self.spool.count,
-            "spooled_bytes": int(self.spool.bytes),
-            "oldest_s": max(round((now - cut).total_seconds()), 0),
-        }
+        spool = {"dropped": self.spool.dropped, "spooled": self.spool.count, "spooled_bytes": int(self.spool.bytes)}
+        return {**self.counts, **spool, "oldest_s": max(round((now - cut).total_seconds()), 0)}

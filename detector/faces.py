@@ -50,7 +50,6 @@ def shrink(image: MatLike, width: int) -> MatLike:
 
 
 def haar(min_score: float) -> Model:
-    """OpenCV's own cascade for frontal faces."""
     if not hasattr(cv2, "CascadeClassifier"):
         raise ModelError(f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x")
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
@@ -70,7 +69,6 @@ def own_score(model: bytes) -> float:
 
 
 def yunet(model: str, min_score: float) -> Model:
-    """The YuNet network in the file `model`."""
     if not Path(model).is_file():
         raise ModelError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
     data = Path(model).read_bytes()

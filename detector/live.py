@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def open_url(url: str, stall: float) -> cv2.VideoCapture:
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
 
-def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCapture:
+def open_device(device: str, size: Sequence[int], stall: float) -> cv2.VideoCapture:
     """V4L2's reader for that device alone, at the size nearest to `size` px; MJPG if its own format gives less."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(round(stall) or 1))
     if sys.platform != "linux":
@@ -77,7 +77,7 @@ class Live:
 
     source: str
     log: Log
-    size: tuple[int, int] = (1280, 720)  # px, the wish of a device's frames
+    size: Sequence[int] = (1280, 720)  # px, the wish of a device's frames
     stall: float = 4  # without a frame; then it is lost
     hang: float = 90  # without a sign of life from OpenCV; then it is given up
     retry: float = 1  # until it is opened again, ever longer

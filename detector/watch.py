@@ -40,8 +40,7 @@ class Options:
         )
         self.name = text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes")
         size = text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
-        width, height = re.findall(r"\d+", f"{size} 0 0")[:2]  # a bad one is refused later
-        self.size = int(width), int(height)
+        self.size = [int(side) for side in re.findall(r"\d+", size)]
         self.model = text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar")
         self.width = int(number("FACE_WIDTH", 640, 32, 4096))
         self.min_size = number("FACE_MIN_SIZE", 0, 0, 4096)

@@ -113,7 +113,7 @@ def test_numbers_rise_for_ever_even_after_all_is_home_and_a_restart(tmp_path: Pa
         assert spool.after(0, 9) == [number + 1] == [spool.newest]
         assert spool.let_go(id_) == number + 1
         assert (spool.count, spool.bytes) == (0, 0)
-        spool.close()
+        spool.db.close()
 
 
 def test_a_spool_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
