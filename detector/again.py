@@ -68,13 +68,11 @@ class Again:
                 yield self.send(seq, now)
 
     def send(self, seq: int, now: float) -> int:
-        """Note that a face is sent again."""
         self.swept = max(self.swept, seq)
         self.sent_again[seq] = now, self.sent_again.get(seq, (now, 0))[1] + 1
         return seq
 
     def last_sent(self, seq: int) -> float:
-        """Give when a face was sent last."""
         if seq in self.sent_again:
             return self.sent_again[seq][0]
         while self.marks[0][0] < seq:

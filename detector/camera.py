@@ -99,19 +99,6 @@ def folder_frames(folder: Path, log: Log) -> Iterator[Frame]:
             yield Frame(image, start + index)
 
 
-def open_files(path: Path, log: Log) -> Iterator[Frame]:
-    """The frames of a video file, or of a folder of images; CameraError if there is none."""
-    frames, wanted = video_frames(path, log), f"video that can be read ({path.stat().st_size} bytes); is it whole?"
-    if path.is_dir():
-        frames, wanted = folder_frames(path, log), f"readable image in this folder ({' '.join(sorted(IMAGES))})"
-    try:
-        return chain([next(frames)], frames)
-    except StopIteration:
-        raise CameraError(f"CAMERA={path}: no {wanted}") from None
-    except OSError as error:
-        raise CameraError(f"CAMERA={path}: {error.strerror}; let this user read it") from error
-
-
 def open_camera(source: str, log: Log, **options: Any) -> Camera:
     """Open what `source` names: a number, a device, a URL, a video file or a folder of images.
 
@@ -119,14 +106,23 @@ def open_camera(source: str, log: Log, **options: Any) -> Camera:
     CameraError if there is nothing to read, and from the iterator when a live camera is given up.
     """
     source = re.sub(r"^\w+://", lambda scheme: scheme[0].lower(), source.strip())
-    shown = redact(source)
+    shown = f"CAMERA={redact(source)}"
     if source.isdecimal() and sys.platform == "linux":
         source = f"/dev/video{source}"
     path = Path(source)
     if source.startswith(URLS) or source.isdecimal() or path.is_char_device():
         live = Live(source, log, **options)
         return Camera(live.images(), True, live.state, live.close)
-    if path.is_dir() or path.is_file():
-        return Camera(open_files(path, log))
-    remedy = "give a device of `ls /dev/video*` (on K3s to the pod, too), a URL, a video file or a folder of images"
-    raise CameraError(f"CAMERA={shown}: there is no {redact(source)}; {remedy}")
+    if path.is_dir():
+        frames, wanted = folder_frames(path, log), f"readable image in this folder ({' '.join(sorted(IMAGES))})"
+    elif path.is_file():
+        frames, wanted = video_frames(path, log), f"video that can be read ({path.stat().st_size} bytes); is it whole?"
+    else:
+        remedy = "give a device of `ls /dev/video*` (on K3s to the pod, too), a URL, a video file or a folder of images"
+        raise CameraError(f"{shown}: there is no {redact(source)}; {remedy}")
+    try:
+        return Camera(chain([next(frames)], frames))
+    except StopIteration:
+        raise CameraError(f"{shown}: no {wanted}") from None
+    except OSError as error:
+        raise CameraError(f"{shown}: {error.strerror}; let this user read it") from error

@@ -17,8 +17,6 @@ MAX_BYTES = 900_000
 
 
 class Face(NamedTuple):
-    """One detection in a frame."""
-
     box: Box  # x, y, w, h in frame pixels, inside the frame, never empty
     score: float  # YuNet: confidence, 0 to 1; Haar: how many raw hits agree on the box, 3 or more
 

@@ -23,20 +23,15 @@ Log = Callable[..., None]  # log(event, key=value, ...)
 
 
 class CameraError(Exception):
-    """The camera cannot be used: one line that names it and says what to do."""
-
     status = 66  # sysexits.h: EX_NOINPUT
 
 
 class Frame(NamedTuple):
-    """A picture and its time."""
-
     image: MatLike  # (H, W, 3), uint8, BGR
     at: float  # s since the epoch, UTC: when it was captured
 
 
 def iso_now() -> str:
-    """Give the time as RFC 3339, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

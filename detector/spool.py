@@ -40,8 +40,6 @@ class SpooledFace(NamedTuple):
 
 
 class SpoolError(Exception):
-    """The disk does not take a face; says what to do."""
-
     status = 74  # sysexits.h: EX_IOERR
 
 

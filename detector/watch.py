@@ -61,8 +61,6 @@ class Options:
 
 
 class Watch:
-    """One camera being watched: frames in, faces into the spool."""
-
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options, self.spool = options, spool
         self.detect = open_detector(options.model, options.width, options.min_score)
@@ -101,7 +99,6 @@ class Watch:
         return self.detect(image)
 
     def wanted(self, face: Face, image: MatLike) -> bool:
-        """Whether a face is large enough, and its centre within the zone."""
         x, y, w, h = face.box
         centre = (x + w / 2) / image.shape[1], (y + h / 2) / image.shape[0]
         inside = [cv2.pointPolygonTest(polygon, centre, False) >= 0 for polygon in self.options.zone]
