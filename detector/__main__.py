@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,10 @@ from service import DAY, Client, Pulse, log, read_settings, start
 from .camera import Camera, open_camera
 from .delivery import Delivery
 from .spool import Spool
+from .switch import Switch
 from .watch import Options, Watch
+
+GRACE = 5.0  # s that the broker has, at the start, to tell that the camera is switched off
 
 
 def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Iterator[bool]:
@@ -26,6 +29,19 @@ def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Iterator[bool
         if turn % 100 == 0 and (turn // 100).bit_count() == 1:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
         yield stop.wait(0.05)
+
+
+def rest(camera: Camera, watch: Watch, switch: Switch, client: Client, stop: threading.Event) -> None:
+    """Let go of the camera, whose lamp goes out, and of its last picture, until it is switched on, or `stop`."""
+    camera.close()
+    if watch.options.show:
+        cv2.destroyAllWindows()
+    client.say()
+    while switch.off and not stop.wait(0.2):
+        client.pulse.beat("camera")
+    if not stop.is_set():
+        camera.open()
+        client.say()
 
 
 def main() -> None:
@@ -50,7 +66,12 @@ def main() -> None:
     session.SessionExpiryInterval = DAY
 
     def report() -> dict[str, object]:
-        return {**watch.counts, **delivery.report(), **camera.state}
+        return {
+            **watch.counts,
+            **delivery.report(),
+            **camera.state,
+            **({"state": "off"} if delivery.switch.off else {}),
+        }
 
     status = f"status/detector/{options.name}"
     client = Client(broker, status, delivery.connected, session, pulse=pulse, report=report)
@@ -73,13 +94,16 @@ def run(camera: Camera, watch: Watch, delivery: Delivery, client: Client, stop: 
         thread.start()
     wait = patience(spool, pulse, stop).__next__
     spool.wait = None if camera.live else wait
-    for frame in camera:
+    delivery.switch.told.wait(GRACE)
+    for frame in chain([None], camera):  # a turn before the camera is opened
         pulse.beat("camera")
-        if stop.is_set():
-            break
-        if frame is not None:
+        if delivery.switch.off:
+            rest(camera, watch, delivery.switch, client, stop)
+        elif frame:
             watch.look(frame)
             delivery.wake.set()
+        if stop.is_set():
+            break
     # A file that was read to its end is done when all is home, a live camera never
     while spool.count and not wait():
         pass

@@ -31,6 +31,7 @@ class Camera:
     live: bool = False
     state: Mapping[str, str] = field(default_factory=dict)  # camera (up, lost), camera_since and camera_reason
     close: Callable[[], None] = lambda: None
+    open: Callable[[], None] = lambda: None  # again, after close
 
     def __iter__(self) -> Iterator[Frame | None]:
         return self.images
@@ -112,7 +113,7 @@ def open_camera(source: str, log: Log, **options: Any) -> Camera:
     path = Path(source)
     if source.startswith(URLS) or source.isdecimal() or path.is_char_device():
         live = Live(source, log, **options)
-        return Camera(live.images(), True, live.state, live.close)
+        return Camera(live.images(), True, live.state, live.close, live.start)
     if path.is_dir():
         frames, wanted = folder_frames(path, log), f"readable image in this folder ({' '.join(sorted(IMAGES))})"
     elif path.is_file():

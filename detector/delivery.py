@@ -17,6 +17,7 @@ from service import log
 
 from .again import NEVER, Again
 from .spool import Spool
+from .switch import Switch
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 IN_FLIGHT = 20  # messages without a PUBACK: paho sends no more, and would queue the rest in its memory
@@ -37,6 +38,7 @@ class Delivery:
         self, spool: Spool, camera: str, receipts: bool, resend_after: float, clock: Callable[[], float]
     ) -> None:
         self.spool, self.camera, self.receipts, self.clock = spool, camera, receipts, clock
+        self.switch = Switch(camera, spool)
         self.again = Again(spool, resend_after, clock())
         self.counts = Counter(sent=0, resent=0, receipts=0, refused=0)
         self.wake = threading.Event()
@@ -50,14 +52,18 @@ class Delivery:
 
     def connected(self, client: mqtt.Client, connack: Properties) -> None:
         """Subscribe to the receipts of this camera, and no other's; heed what the broker can take."""
-        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in (f"receipts/{self.camera}", BRIDGE)])
+        # With QoS 0 what is retained has no queue to wait in
+        topics = {self.switch.topic: 0, BRIDGE: 0, f"receipts/{self.camera}": 1}
+        client.subscribe([(topic, SubscribeOptions(qos)) for topic, qos in topics.items()])
         self.spool.max_face = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
         self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
         self.hear(self.bridge, False)  # until the broker says so
 
     def on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        """Take a receipt, one id or several, or the news that the bridge is up or down."""
-        if message.topic == BRIDGE:
+        """Take a receipt, one id or several, the camera's switch, or the news that the bridge is up or down."""
+        if message.topic == self.switch.topic:
+            self.switch.turn(bytes(message.payload))
+        elif message.topic == BRIDGE:
             self.hear(self.bridge, message.payload == b"1")
         else:
             sending = getattr(message.properties, "CorrelationData", b"")
@@ -66,6 +72,8 @@ class Delivery:
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self.hear(self.puback, mid, str(reason) if reason.is_failure else "")
+        # The broker sends what it has retained before it acknowledges what came after the SUBSCRIBE
+        self.switch.told.set()
 
     def hear(self, news: Callable[..., None], *values: object) -> None:
         self.news.append(partial(news, *values))

@@ -83,17 +83,20 @@ class Live:
         self.came, self.stop = threading.Event(), threading.Event()
         self.state = {"camera": "lost", "camera_since": iso_now(), "camera_reason": "opening"}  # for the status
         self.up_event, self.times = "camera up", 0
-        self.start()
+        self.reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Read in a new thread; one that still reads ends as soon as it can."""
         self.stop.set()
+        self.newest.clear()
         self.stop, self.deadline = threading.Event(), time.monotonic() + self.hang
         self.reader = threading.Thread(target=self.run, args=[self.stop], name="camera", daemon=True)
         self.reader.start()
 
     def images(self) -> Iterator[Frame | None]:
         """The newest frame, each once, or None after a moment; CameraError if OpenCV hangs."""
+        if not self.reader:
+            self.start()
         while not self.stop.is_set():
             self.came.wait(0.2)
             self.came.clear()
@@ -170,4 +173,6 @@ class Live:
     def close(self) -> None:
         """Let go of the camera, if it lets go of us."""
         self.stop.set()
-        self.reader.join(timeout=2)
+        if self.reader:
+            self.reader.join(timeout=2)
+        self.state.update(camera="closed", camera_since=iso_now(), camera_reason="")

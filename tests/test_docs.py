@@ -85,6 +85,10 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
         is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
     ),
     (
+        r"mosquitto_pub -u home .*",
+        is_run_elsewhere("tests/test_switch.py::test_an_open_camera_is_let_go_and_stays_so_over_restarts"),
+    ),
+    (
         r"cloud/up",
         is_run_elsewhere(
             "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
