@@ -54,7 +54,7 @@ def open_device(device: str, size: Sequence[int], stall: float) -> cv2.VideoCapt
     if sys.platform != "linux":
         return cv2.VideoCapture(int(device) if device.isdecimal() else device)
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-    # A camera without MJPG keeps its own format when asked for it
+    # A camera without MJPG gets what OpenCV likes best of what it has
     for fourcc in (capture.get(cv2.CAP_PROP_FOURCC), cv2.VideoWriter.fourcc(*"MJPG")):
         capture.set(cv2.CAP_PROP_FOURCC, fourcc)
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])

@@ -25,6 +25,9 @@ class Switch:
             log("order not understood, give off or on", topic=self.topic, order=order)
         elif (order == b"off") != self.off:
             with self.spool.disk():
-                self.mark.unlink() if self.off else self.mark.touch()
+                if self.off:
+                    self.mark.unlink(missing_ok=True)
+                else:
+                    self.mark.touch()
             self.off = not self.off
             log("camera switched", to="off" if self.off else "on")
