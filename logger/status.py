@@ -25,7 +25,7 @@ def health(said: dict[str, Any], now: datetime) -> tuple[str, str]:
     if at is None:
         return quoted(state), "-"  # a last will
     age = round((now - datetime.fromisoformat(at)).total_seconds())
-    if state == "up" and not abs(age) <= max(SILENT, 6 * min(every, 3600)):
+    if state in ("up", "off") and not abs(age) <= max(SILENT, 6 * min(every, 3600)):
         state = "silent"
     elif state == "up" and said.get("camera", "up") != "up":
         state = "no camera"
@@ -86,7 +86,7 @@ def retained(broker: Broker) -> dict[str, bytes]:
 
 
 def show(broker: Broker) -> int:
-    """Print the table; gives 0 when everything is up or done, 1 when not, 69 when there is no broker."""
+    """Print the table; gives 0 when everything is up, off or done, 1 when not, 69 when there is no broker."""
     try:
         heard = retained(broker)
     except OSError as error:
@@ -94,4 +94,4 @@ def show(broker: Broker) -> int:
         return 69  # EX_UNAVAILABLE
     rows = [status_row(topic, payload, datetime.now(timezone.utc)) for topic, payload in heard.items()]
     print(table(rows))
-    return 0 if rows and all(row[3] in ("up", "done") for row in rows) else 1
+    return 0 if rows and all(row[3] in ("up", "off", "done") for row in rows) else 1

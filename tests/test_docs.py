@@ -101,6 +101,10 @@ CHECKS: list[tuple[str, Callable[[str, Path], None]]] = [
         is_run_elsewhere("tests/docker/test_containers.py::test_the_operator_sees_the_fleet"),
     ),
     (
+        r"mosquitto_pub -u home .*",
+        is_run_elsewhere("tests/test_switch.py::test_an_open_camera_is_let_go_and_stays_so_over_restarts"),
+    ),
+    (
         r"docker run .* kpetrem/mqtt-exporter:1.12.1",
         is_run_elsewhere("tests/docker/test_containers.py::test_the_documented_exporter_serves_the_fleet_s_figures"),
     ),

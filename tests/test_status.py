@@ -79,6 +79,8 @@ def test_a_service_that_has_not_spoken_for_a_minute_is_silent() -> None:
         row = status_row("status/jetson-01/detector/cam0", payload, NOW)
         assert row[:4] == ("jetson-01", "detector", "cam0", state)
         assert row[5] == "faces=3"
+        off = status_row("status/detector/cam0", payload.replace(b'"up"', b'"off"'), NOW)
+        assert off[3] == state.replace("up", "off")
 
 
 def test_a_service_that_speaks_once_an_hour_is_not_silent_for_that() -> None:
@@ -93,6 +95,7 @@ def test_what_is_not_well_is_not_called_up() -> None:
         ('"state": "up", "held": 3', "holding"),
         ('"state": "stuck"', "stuck"),
         ('"state": "up", "camera": "up", "held": 0', "up"),
+        ('"state": "off", "camera": "closed"', "off"),
     ):
         payload = f'{{{said}, "at": "2026-11-22T12:00:00+00:00"}}'.encode()
         assert status_row("status/detector/cam0", payload, NOW)[3] == state
