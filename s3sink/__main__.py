@@ -146,17 +146,12 @@ def main() -> None:
     pulse = Pulse("network", "acknowledger")
     store = Store(bucket, uploads)
     sink = Sink(store, topic)
-
-    def report() -> dict[str, object]:
-        state = {"state": "holding"} if store.reason else {}
-        return {**state, **store.report(), "reason": store.reason}
-
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = Properties(PacketTypes.CONNECT)
     session.SessionExpiryInterval = DAY
     session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
     status = f"status/s3sink/{broker.client_id}"
-    client = Client(broker, status, sink.connected, session, pulse=pulse, report=report)
+    client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()

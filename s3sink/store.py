@@ -184,10 +184,12 @@ class Store:
         with self.lock:
             self.counts.update(more)
 
-    def report(self) -> dict[str, int]:
-        """Give the counters for the status message."""
+    def report(self) -> dict[str, object]:
+        """Give what the status message says."""
+        state = {"state": "holding"} if self.reason else {}
         with self.lock:
-            return {**self.counts, "seconds_since_last": round(time.monotonic() - self.last)}
+            since = round(time.monotonic() - self.last)
+            return {**state, **self.counts, "seconds_since_last": since, "reason": self.reason}
 
     def failed(self, error: Exception) -> None:
         """Say what S3 says, and what to do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
