@@ -15,9 +15,8 @@ from service import DAY, Client, Pulse, log, read_settings, start
 
 from .bucket import bucket_name
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
-from .store import Gone, Refused, Store
+from .store import Failed, Gone, Store
 
-MAX_TOPIC = 65535  # bytes, MQTT 5, 1.5.4
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
 DRAIN = 9.0  # s for uploads and receipts to end at SIGTERM; leaving takes up to 10 more
@@ -48,13 +47,11 @@ def store_message(store: Store, taken: Taken) -> bool:
         try:
             target, outcome = stored_object(*source), "stored"
             store.put(target, taken.payload, taken.over)
-        except (ValueError, Refused) as reason:
-            if isinstance(reason, Refused) and not reason.lasting:
-                raise
+        except ValueError as reason:  # no image, or Refused
             target, outcome = rejected_object(*source, str(reason)), "rejected"
             log("rejected", topic=taken.topic, reason=reason)
             store.put(target, taken.payload, taken.over)
-    except Refused as reason:
+    except Failed as reason:
         store.count(refused=1)
         log("REFUSED by the bucket, the camera's spool keeps it", topic=taken.topic, reason=reason)
         return False
@@ -64,19 +61,15 @@ def store_message(store: Store, taken: Taken) -> bool:
 
 
 def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
-    """Tell the detector that this face lies in the bucket; one without an id has nobody who waits for it."""
+    """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
     prefix, _, rest = taken.topic.partition("/")
-    try:
-        receipt = valid_id(taken.properties)
-    except ValueError:
-        return None
-    topic = f"receipts/{rest}"
-    if prefix != "faces" or len(topic.encode()) > MAX_TOPIC:
-        return None
     properties = Properties(PacketTypes.PUBLISH)
     if taken.sending:
         properties.CorrelationData = taken.sending
-    return client.publish(topic, receipt, qos=1, properties=properties)
+    with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
+        if prefix == "faces":
+            return client.publish(f"receipts/{rest}", valid_id(taken.properties), qos=1, properties=properties)
+    return None
 
 
 class Sink:
@@ -153,17 +146,12 @@ def main() -> None:
     pulse = Pulse("network", "acknowledger")
     store = Store(bucket, uploads)
     sink = Sink(store, topic)
-
-    def report() -> dict[str, object]:
-        state = {"state": "holding"} if store.reason else {}
-        return {**state, **store.report(), "reason": store.reason}
-
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = Properties(PacketTypes.CONNECT)
     session.SessionExpiryInterval = DAY
     session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
     status = f"status/s3sink/{broker.client_id}"
-    client = Client(broker, status, sink.connected, session, pulse=pulse, report=report)
+    client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()

@@ -21,7 +21,7 @@ from .store import s3_client
 
 # An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
 GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}
-KEPT = ("content-type", "cache-control", "last-modified")
+KEPT = ("content-type", "cache-control", "last-modified", "x-amz-meta-")
 
 
 class View(BaseHTTPRequestHandler):
@@ -53,14 +53,11 @@ class View(BaseHTTPRequestHandler):
         numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
         try:
             params = {**asked, **numbers, "Bucket": self.bucket}
-            url = self.s3.generate_presigned_url(operation, Params=params)
-            got = self.http.request("GET", url)
+            got = self.http.request("GET", self.s3.generate_presigned_url(operation, Params=params))
         except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
             log("the store does not answer", error=error)
             return self.send_error(502)
-        headers = {
-            name: value for name, value in got.headers.items() if name.lower().startswith((*KEPT, "x-amz-meta-"))
-        }
+        headers = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
         return self.answer(got.status, {**headers, **GUARDS}, got.data)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
