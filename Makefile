@@ -30,6 +30,8 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff format --check .
 	mypy
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --builtin-schema vendor.renovate .github/renovate.json
 	zizmor --quiet --offline .github
 	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
@@ -40,11 +42,19 @@ bench: .venv/ready ## what it costs and how fast it is, next to a peer in the sa
 	python -m tests.bench.latency
 	python -m tests.bench.spool
 
+fleet: .venv/ready ## FLEET= (1000) real bridges on one cloud broker, and how soon all are back after it was killed
+	@tests/system bench
+	python -m tests.bench.fleet
+
 chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
 	python -m tests.chaos
 
 status: .venv/demo ## what each service said last: MQTT_HOST=, MQTT_PORT=; MQTT_PORT=8884 MQTT_CERTS=certs/operator: the fleet
-	@python -m logger --status
+	@# several brokers, with spaces between, are several tables; the worst of them counts
+	@worst=0; for host in $${MQTT_HOST:-''}; do for port in $${MQTT_PORT:-''}; do \
+	  case "$$MQTT_HOST$$MQTT_PORT" in *" "*) echo "$$host:$$port" ;; esac; \
+	  env $${host:+MQTT_HOST=$$host} $${port:+MQTT_PORT=$$port} python -m logger --status || \
+	  { status=$$?; [ $$status -le $$worst ] || worst=$$status; }; done; done; exit $$worst
 
 test-docker: .venv/ready ## images, cloud/up and the edge as real containers; DOCKER=--if-possible skips without an engine
 	tests/docker/run $(DOCKER)
@@ -82,6 +92,8 @@ system:
 .venv/ready: tests/requirements.txt .venv/demo
 	@echo "installing Python packages into .venv, from $<"
 	@$(one_at_a_time) pip install --quiet --disable-pip-version-check -r $<
+	@# which would have an older paho
+	@$(one_at_a_time) pip install --quiet --disable-pip-version-check --no-deps mqtt-exporter==1.12.1
 	@touch $@
 
 certs/ready: mosquitto/certs
@@ -91,4 +103,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo model test lint bench chaos status test-docker images lock k3s-images clean system
+.PHONY: help demo model test lint bench fleet chaos status test-docker images lock k3s-images clean system

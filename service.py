@@ -1,5 +1,8 @@
 """What the services share: settings, log lines, signs of life, the MQTT client, status."""
 
+import _thread
+import argparse
+import base64
 import json
 import os
 import re
@@ -20,11 +23,26 @@ from dotenv import load_dotenv
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 
+VERSION = "0.2.0"
 DAY = 24 * 3600  # s, for SessionExpiryInterval
 KEEPALIVE = 10  # s; the broker gives up a client after 1.5 times that
 STUCK = 60  # s without a sign of life; the longest wait of a healthy network thread is 30, between two connects
 POISONED = 3  # connections in a row that ended at a message that paho cannot take
+# What a broker may lack by its CONNACK, and what then does not work
+LACKS = {
+    "SharedSubscriptionAvailable": "a second sink would store each face once more",
+    "RetainAvailable": "make status shows only what is said while it looks",
+    "WildcardSubscriptionAvailable": "name each topic in MQTT_TOPIC",
+}
+# notBefore and notAfter of a certificate (RFC 5280, 4.1.2.5): UTCTime until 2049, then GeneralizedTime
+VALIDITY = rb"(?:\x17\x0d|\x18\x0f)(\d{12,14})Z"
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[\da-fA-F]*:[\da-fA-F:.]*:[\w.%-]*"  # a name or IPv4; IPv6
+
+
+class Refusal(Exception):
+    """The broker does not give what the service lives on; says what to do."""
+
+    status = 77  # sysexits.h: EX_NOPERM
 
 
 class Broker(NamedTuple):
@@ -34,13 +52,17 @@ class Broker(NamedTuple):
     port: int
     certs: str
     client_id: str
+    every: float  # s between two status messages
 
 
 class Settings:
-    """The environment, checked: every bad setting is collected, and all of them are named at once."""
+    """The environment, checked: every bad setting is collected, and all of them are named at once.
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.env = env
+    `given` has the flags of the command line.
+    """
+
+    def __init__(self, env: Mapping[str, str], given: Any = None) -> None:
+        self.env, self.given = env, given
         self.bad: list[str] = []
 
     def refuse(self, name: str, value: str, remedy: object) -> None:
@@ -64,7 +86,7 @@ class Settings:
         return default
 
     def broker(self, client_id: str) -> Broker:
-        """Take MQTT_HOST, MQTT_PORT, MQTT_CERTS and MQTT_CLIENT_ID."""
+        """Take MQTT_HOST, MQTT_PORT, MQTT_CERTS, MQTT_CLIENT_ID and STATUS_INTERVAL."""
         certs = self.env.get("MQTT_CERTS", "")
         try:
             read_certs(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certs)
@@ -75,6 +97,7 @@ class Settings:
             int(self.number("MQTT_PORT", 8883 if certs else 1883, 1, 65535)),
             certs,
             self.text("MQTT_CLIENT_ID", client_id, r"[\w.-]{1,64}", "up to 64 letters, digits, dots, dashes"),
+            self.number("STATUS_INTERVAL", 10, 0.1, 3600),
         )
 
     def refuse_bad(self) -> None:
@@ -84,14 +107,19 @@ class Settings:
             sys.exit(2)
 
 
-def read_certs(context: ssl.SSLContext, certs: str) -> None:
-    """Read the certificates of a directory, if one is named, into a context; raises OSError."""
-    if certs:
-        ca, cert, key = (Path(certs, name) for name in ("ca.crt", "tls.crt", "tls.key"))
-        for path in (ca, cert, key):
-            path.read_bytes()  # its error names the file, OpenSSL's does not
-        context.load_verify_locations(ca)
-        context.load_cert_chain(cert, key, password="")  # or OpenSSL asks the terminal for one
+def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, str]:
+    """Read the certificates of a directory into a context, and give until when ours is valid; raises OSError."""
+    if not certs:
+        return {}
+    ca, cert, key = (Path(certs, name) for name in ("ca.crt", "tls.crt", "tls.key"))
+    for path in (ca, cert, key):
+        path.read_bytes()  # its error names the file, OpenSSL's does not
+    context.load_verify_locations(ca)
+    context.load_cert_chain(cert, key, password="")  # or OpenSSL asks the terminal for one
+    pem = re.search("-BEGIN CERTIFICATE-+([^-]+)", cert.read_text("ascii", "replace"))
+    times = re.findall(VALIDITY, base64.b64decode(pem[1])) if pem else []
+    until = datetime.strptime(f"20{times[1].decode()}"[-14:], "%Y%m%d%H%M%S").isoformat() + "Z" if times else ""
+    return {"certificate_until": until}
 
 
 def log(event: str, **fields: object) -> None:
@@ -108,28 +136,31 @@ def quoted(value: str) -> str:
     return value if re.fullmatch(r"[\w.,:;/+@%=-]{1,200}", value, re.ASCII) else json.dumps(value[:200])
 
 
-def read_env_file() -> None:
-    """Read `.env`, of this directory and no other; ends the process with status 2 when it is no text."""
+def read_settings(doc: str | None, *flags: str) -> Settings:
+    """Take the command line, which `doc` describes, and `.env` of this directory and no other.
+
+    Ends the process with status 2 when one of them is bad.
+    """
+    parser = argparse.ArgumentParser(" ".join(sys.orig_argv[:3]), description=doc, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=VERSION)
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    given = parser.parse_args()
     try:
         load_dotenv(Path(".env"))
     except (OSError, ValueError) as error:
-        print(f".env: {error}; save it as UTF-8, readable by this user", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f".env: {error}; save it as UTF-8, readable by this user\n")
+    return Settings(os.environ, given)
 
 
 def start() -> threading.Event:
-    """Read `.env`, and give the event that SIGTERM and Ctrl-C set."""
-    read_env_file()
+    """Let a failure end the process, and give the event that SIGTERM and Ctrl-C set."""
     sys.excepthook = end_process
     threading.excepthook = lambda failure: end_process(*failure[:2])
     stop = threading.Event()
-    # A handler that sets an event can dead-lock with the thread that it interrupts; a byte in a pipe cannot
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    threading.Thread(target=lambda: [os.read(reader, 1), stop.set()], daemon=True).start()  # type: ignore[func-returns-value]
+        # Setting it here can dead-lock with the thread that is interrupted
+        signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
     return stop
 
 
@@ -172,8 +203,8 @@ class Pulse:
 class Client(mqtt.Client):
     """An MQTT 5 client that connects, and connects again, by itself once its loop is started.
 
-    `status` gets a last will, `connected` is called after each connect with the properties of the CONNACK,
-    `properties` are those of the CONNECT. Each connect reads the certificates again.
+    `connected` is called after each connect with the properties of the CONNACK, `properties` are those of the
+    CONNECT, `report` gives what the status message says beside its state, or another state than "up".
     """
 
     def __init__(
@@ -182,13 +213,15 @@ class Client(mqtt.Client):
         status: str,
         connected: Callable[[mqtt.Client, Properties], object],
         properties: Properties,
+        *,
         pulse: Pulse,
+        report: Callable[[], Mapping[str, object]],
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, broker.client_id, protocol=mqtt.MQTTv5, manual_ack=True)
-        self.address, self.certs = f"{broker.host}:{broker.port}", broker.certs
-        self.status, self.connected, self.pulse = status, connected, pulse
+        self.broker, self.address = broker, f"{broker.host}:{broker.port}"
+        self.status, self.connected, self.pulse, self.report = status, connected, pulse, report
         self.poisoned = 0
-        self.said: tuple[str, Mapping[str, object]] = ("up", {})
+        self.valid: dict[str, str] = {}
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)
@@ -196,13 +229,13 @@ class Client(mqtt.Client):
         self.reconnect_delay_set(min_delay=1, max_delay=30)  # each try says a line, so at growing intervals
         self.on_pre_connect, self.on_connect, self.on_disconnect = self.prepare, self.begun, self.ended
         self.on_connect_fail = lambda *_: log("broker away, trying again", broker=self.address, error=sys.exc_info()[1])
-        self.on_socket_unregister_write = self.wrote
+        self.on_subscribe, self.on_socket_unregister_write = self.subscribed, self.wrote
         self.connect_async(broker.host, broker.port, KEEPALIVE, clean_start=False, properties=properties)
 
     def prepare(self, *_: object) -> None:
-        """Read the certificates, and choose between the session that the broker keeps and a clean one."""
+        """Read the certificates again, and choose between the session that the broker keeps and a clean one."""
         self.pulse.beat("network")
-        read_certs(self.tls, self.certs)
+        self.valid = read_certs(self.tls, self.broker.certs)
         self.acked = self.blocked = False
         # paho takes it in `connect_async` only, which would throw its loop back to the start
         self._clean_start = self.poisoned >= POISONED
@@ -212,13 +245,19 @@ class Client(mqtt.Client):
         log("broker refuses" if reason.is_failure else "connected", broker=self.address, reason=reason)
         if reason.is_failure:
             return
+        for name, harm in LACKS.items():
+            if not getattr(connack, name, 1):
+                log("broker lacks", what=name, so=harm)
         if self._clean_start:
             self.poisoned = 0
             log("SESSION GIVEN UP, a message in it cannot be read: what was queued is lost, or sent again")
         self.connected(self, connack)
-        # Takes the place of the last will at once, with what was to be said last
-        state, counts = self.said
-        say_status(self, self.status, "stuck" if self.pulse.stuck() else state, counts)
+        self.say()  # takes the place of the last will at once
+
+    def subscribed(self, _client: object, _data: object, _mid: int, reasons: list[Any], _more: object) -> None:
+        """End the process when the broker refuses a subscription: it would wait for ever, and say "up"."""
+        if refusals := [str(reason) for reason in reasons if reason.is_failure]:
+            raise Refusal(f"{self.address} refuses a subscription: {refusals[0]}; see its ACL, and MQTT_TOPIC")
 
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
         """Acknowledge a message, and note that one was done."""
@@ -239,36 +278,36 @@ class Client(mqtt.Client):
         self.poisoned += self.blocked or reason == "Protocol error"
         log("disconnected", broker=self.address, reason=reason)
 
+    def say(self, **more: object) -> mqtt.MQTTMessageInfo | None:
+        """Publish the retained status message; without a connection, when they would pile up, none."""
+        if not self.is_connected():
+            return None
+        # Who reads `every` knows from when on it is silence
+        said = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "every": self.broker.every}
+        said |= {"state": "up", "version": VERSION, **self.valid, **self.report()}
+        said |= {"state": "stuck"} if self.pulse.stuck() else {}
+        return self.publish(self.status, json.dumps({**said, **more}), qos=1, retain=True)
 
-connect = Client
+    def say_until(self, stop: threading.Event) -> None:
+        """Say the status at the interval until `stop`."""
+        while not stop.wait(self.broker.every):
+            self.say()
 
+    def leave(self, state: str) -> None:
+        """Say the last status and disconnect, within 10 s; a leave that reaches the broker does not send the will."""
+        left = threading.Event()
 
-def say_status(client: Client, status: str, state: str, counts: Mapping[str, object]) -> mqtt.MQTTMessageInfo | None:
-    """Publish the retained status message; without a connection it is said at the next."""
-    client.said = state, counts
-    if not client.is_connected():  # they would pile up in memory
-        return None
-    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    every = float(os.environ.get("STATUS_INTERVAL") or 10)  # who reads it knows from when on it is silence
-    said = {"state": state, "at": at, "every": every, **counts}
-    return client.publish(status, json.dumps(said), qos=1, retain=True)
+        def await_end(_client: object, _data: object, sock: Any) -> None:
+            # Closed at once, with faces coming in unread, it would take the DISCONNECT back: TCP's reset
+            with suppress(OSError):
+                sock.settimeout(2)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(2**16):
+                    pass
+            left.set()
 
-
-def disconnect(client: Client, status: str, state: str, counts: Mapping[str, object]) -> None:
-    """Say the last status and leave, within 10 s; a leave that reaches the broker does not send the will."""
-    left = threading.Event()
-
-    def await_end(_client: object, _data: object, sock: Any) -> None:
-        # Closed at once, with faces coming in unread, it would take the DISCONNECT back: TCP's reset
-        with suppress(OSError):
-            sock.settimeout(2)
-            sock.shutdown(socket.SHUT_WR)
-            while sock.recv(2**16):
-                pass
-        left.set()
-
-    client.on_socket_close = await_end
-    if said := say_status(client, status, state, counts):
-        said.wait_for_publish(5)
-    if client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
-        left.wait(5)
+        self.on_socket_close = await_end
+        if said := self.say(state=state):
+            said.wait_for_publish(5)
+        if self.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            left.wait(5)

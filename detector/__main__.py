@@ -1,134 +1,119 @@
 """Find the faces that a camera sees, and send each to the edge's broker: `python -m detector`."""
 
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 
 import cv2
-import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from service import DAY, Client, Pulse, Settings, connect, disconnect, log, say_status, start
+from service import DAY, Client, Pulse, log, read_settings, start
 
-from .camera import Camera, CameraError, open_camera
+from .camera import Camera, open_camera
 from .delivery import Delivery
-from .spool import Spool, SpoolError
+from .spool import Spool
+from .switch import Switch
 from .watch import Options, Watch
 
+GRACE = 5.0  # s that the broker has, at the start, to tell that the camera is switched off
 
-def watch_camera(camera: Camera, watch: Watch, delivery: Delivery, pulse: Pulse, stop: threading.Event) -> None:
-    """Look at every frame until the camera ends, or `stop`; raises CameraError and SpoolError."""
-    for frame in camera:
+
+def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Iterator[bool]:
+    """Give the cloud 50 ms a turn, and say so after 5 s, 10, 20 ...; each turn tells whether to stop."""
+    for turn in count(1):
         pulse.beat("camera")
-        if stop.is_set():
-            return
-        if frame is not None:
-            watch.look(frame)
-            delivery.wake.set()
-
-
-def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Callable[[], bool]:
-    """Give what waits a moment for the cloud, saying so at growing intervals; it tells whether to stop."""
-    pause = 5.0
-    say_at = time.monotonic() + pause
-
-    def wait() -> bool:
-        nonlocal pause, say_at
-        pulse.beat("camera")
-        if time.monotonic() > say_at:
+        if turn % 100 == 0 and (turn // 100).bit_count() == 1:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
-            pause *= 2
-            say_at = time.monotonic() + pause
-        return stop.wait(0.05)
+        yield stop.wait(0.05)
 
-    return wait
+
+def rest(camera: Camera, watch: Watch, switch: Switch, client: Client, stop: threading.Event) -> None:
+    """Let go of the camera, whose lamp goes out, and of its last picture, until it is switched on, or `stop`."""
+    camera.close()
+    if watch.options.show:
+        cv2.destroyAllWindows()
+    client.say()
+    while switch.off and not stop.wait(0.2):
+        client.pulse.beat("camera")
+    if not stop.is_set():
+        camera.open()
+        client.say()
 
 
 def main() -> None:
     """Watch the camera until it ends (a file or folder), or until SIGTERM or Ctrl-C."""
-    stop = start()
     # What goes wrong with a camera is said once, by us
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     options = Options(settings)
     broker = settings.broker(f"detector-{options.name}")
     receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
     resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
     spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
-    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
-    try:
-        camera = open_camera(options.camera, log, size=options.size)
-        spool = Spool(spool_path, spool_bytes)
-        watch = Watch(options, spool)
-        delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
-        pulse = Pulse("network", "delivery", "camera")
-        session = Properties(PacketTypes.CONNECT)
-        session.SessionExpiryInterval = DAY
+    stop = start()
+    camera = open_camera(options.camera, log, size=options.size)
+    watch = Watch(options, Spool(spool_path, spool_bytes))
+    delivery = Delivery(watch.spool, options.name, receipts, resend_after, time.monotonic)
+    pulse = Pulse("network", "delivery", "camera")
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = DAY
 
-        def connected(client: mqtt.Client, connack: Properties) -> None:
-            delivery.connected(client, connack)
-            watch.max_bytes = delivery.max_bytes
+    def report() -> dict[str, object]:
+        return {
+            **watch.counts,
+            **delivery.report(),
+            **camera.state,
+            **({"state": "off"} if delivery.switch.off else {}),
+        }
 
-        client = connect(broker, f"status/detector/{options.name}", connected, session, pulse)
-        run(camera, watch, delivery, client, pulse, status_every=status_every, stop=stop)
-    except (CameraError, SpoolError, ValueError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(getattr(error, "status", 2))  # a bad model is a bad setting
+    status = f"status/detector/{options.name}"
+    client = Client(broker, status, delivery.connected, session, pulse=pulse, report=report)
+    run(camera, watch, delivery, client, stop)
 
 
-def run(
-    camera: Camera,
-    watch: Watch,
-    delivery: Delivery,
-    client: Client,
-    pulse: Pulse,
-    *,
-    status_every: float,
-    stop: threading.Event,
-) -> None:
-    """Watch and deliver side by side, each in its own thread; raises CameraError and SpoolError."""
-    status = f"status/detector/{watch.options.name}"
-    client.on_message = delivery.on_message
-    client.on_publish = delivery.on_publish
-
-    def counts() -> dict[str, object]:
-        return {**watch.counts, **delivery.report(), **camera.state}
-
-    say_status(client, status, "up", counts())  # as soon as there is a connection
+def run(camera: Camera, watch: Watch, delivery: Delivery, client: Client, stop: threading.Event) -> None:
+    """Watch and deliver side by side, each in its own thread, until the camera ends and all is home, or `stop`."""
+    client.on_message, client.on_publish = delivery.on_message, delivery.on_publish
     client.loop_start()
+    spool, pulse = watch.spool, client.pulse
 
     def report() -> None:
-        while not stop.wait(status_every):
-            now = counts()
-            log("watching", frames=now["frames"], faces=now["faces"], spooled=now["spooled"])
-            say_status(client, status, "stuck" if pulse.stuck() else "up", now)
+        while not stop.wait(client.broker.every):
+            log("watching", frames=watch.counts["frames"], faces=watch.counts["faces"], spooled=spool.count)
+            client.say()
 
     threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop, pulse.beat])]
     for thread in threads:
         thread.start()
-    if not camera.live:
-        delivery.spool.wait = patience(delivery.spool, pulse, stop)
-    try:
-        watch_camera(camera, watch, delivery, pulse, stop)
-        # A file that was read to its end is done when all is home, a live camera never
-        wait = patience(delivery.spool, pulse, stop)
-        while delivery.spool.count and not wait():
-            pass
-        done = not (camera.live or delivery.spool.count or stop.is_set())
-    finally:
-        camera.close()
-        stop.set()
-        for thread in threads:
-            thread.join()
-    disconnect(client, status, "done" if done else "down", counts())
-    log("done" if done else "stopped", **counts())
+    wait = patience(spool, pulse, stop).__next__
+    spool.wait = None if camera.live else wait
+    delivery.switch.told.wait(GRACE)
+    for frame in chain([None], camera):  # a turn before the camera is opened
+        pulse.beat("camera")
+        if delivery.switch.off:
+            rest(camera, watch, delivery.switch, client, stop)
+        elif frame:
+            watch.look(frame)
+            delivery.wake.set()
+        if stop.is_set():
+            break
+    # A file that was read to its end is done when all is home, a live camera never
+    while spool.count and not wait():
+        pass
+    done = not (camera.live or spool.count or stop.is_set())
+    camera.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    client.leave("done" if done else "down")
+    log("done" if done else "stopped", **client.report())
 
 
 if __name__ == "__main__":

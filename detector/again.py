@@ -1,6 +1,7 @@
 """Which faces must be sent again, and when."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 from .spool import Spool
@@ -27,7 +28,8 @@ class Again:
         self.spool = spool
         self.after = self.patience = after
         self.first = spool.newest  # up to here faces were sent first, or never will be
-        self.marks = [(self.first, NEVER)]  # up to this face, at this time or before
+        # Up to this face, at this time or before; where the oldest are forgotten, a later one's time holds for them
+        self.marks = deque([(self.first, NEVER)], maxlen=4096)
         self.swept = 0  # up to here each face is home or in `sent_again`
         self.sent_again: dict[int, tuple[float, int]] = {}  # the last time, and how many times
         self.overtaken = NEVER  # the latest sending that is home
@@ -39,8 +41,6 @@ class Again:
         now = now if now == NEVER else math.ceil(now / grain) * grain
         if self.marks and self.marks[-1][1] == now:
             self.marks.pop()
-        elif len(self.marks) > 4096:
-            del self.marks[::2]  # the later of two times holds for both
         self.marks.append((seq, now))
         self.first = seq
 
@@ -68,17 +68,15 @@ class Again:
                 yield self.send(seq, now)
 
     def send(self, seq: int, now: float) -> int:
-        """Note that a face is sent again."""
         self.swept = max(self.swept, seq)
         self.sent_again[seq] = now, self.sent_again.get(seq, (now, 0))[1] + 1
         return seq
 
     def last_sent(self, seq: int) -> float:
-        """Give when a face was sent last."""
         if seq in self.sent_again:
             return self.sent_again[seq][0]
         while self.marks[0][0] < seq:
-            self.marks.pop(0)
+            self.marks.popleft()
         return self.marks[0][1]
 
     def lost(self, sent: float, times: int = 1) -> bool:

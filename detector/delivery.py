@@ -16,14 +16,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from service import log
 
 from .again import NEVER, Again
-from .spool import Spool, SpooledFace
+from .spool import Spool
+from .switch import Switch
 
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 IN_FLIGHT = 20  # messages without a PUBACK: paho sends no more, and would queue the rest in its memory
 FRESH = 10.0  # s; a face that the broker could not be given for longer is no news on the edge any more
 MAX_PACKET = 1_000_000  # bytes; max_packet_size of mosquitto/*/mosquitto.conf
 ROOM = 4096  # bytes of a packet for topic and properties
-PROCESS = 10**12  # ms: longer than a process lives
 TIDY = 60.0  # s
 
 
@@ -38,27 +38,32 @@ class Delivery:
         self, spool: Spool, camera: str, receipts: bool, resend_after: float, clock: Callable[[], float]
     ) -> None:
         self.spool, self.camera, self.receipts, self.clock = spool, camera, receipts, clock
+        self.switch = Switch(camera, spool)
         self.again = Again(spool, resend_after, clock())
         self.counts = Counter(sent=0, resent=0, receipts=0, refused=0)
         self.wake = threading.Event()
         self.news: deque[Callable[[], None]] = deque()  # from paho's thread, which must not wait for ours
         self.under_way: dict[int, tuple[str, float]] = {}  # id, and when sent, by MQTT packet identifier
-        self.in_flight, self.max_bytes = IN_FLIGHT, MAX_PACKET - ROOM
-        self.process = secrets.randbelow(10**6)  # a receipt from before a restart is for no sending of ours
+        self.in_flight = IN_FLIGHT
+        # Sendings are numbered by the ms; from a number of our own, so that a receipt of before a restart tells nothing
+        self.base = secrets.randbelow(10**18)
         self.bridge_up = not receipts
         self.stepped = self.caught_up = self.tidied = clock()
 
     def connected(self, client: mqtt.Client, connack: Properties) -> None:
         """Subscribe to the receipts of this camera, and no other's; heed what the broker can take."""
-        receipts = (f"receipts/{self.camera}", SubscribeOptions(qos=1))
-        client.subscribe([receipts, (BRIDGE, SubscribeOptions(qos=0))])
-        self.max_bytes = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
+        # With QoS 0 what is retained has no queue to wait in
+        topics = {self.switch.topic: 0, BRIDGE: 0, f"receipts/{self.camera}": 1}
+        client.subscribe([(topic, SubscribeOptions(qos)) for topic, qos in topics.items()])
+        self.spool.max_face = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
         self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
         self.hear(self.bridge, False)  # until the broker says so
 
     def on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        """Take a receipt, one id or several, or the news that the bridge is up or down."""
-        if message.topic == BRIDGE:
+        """Take a receipt, one id or several, the camera's switch, or the news that the bridge is up or down."""
+        if message.topic == self.switch.topic:
+            self.switch.turn(bytes(message.payload))
+        elif message.topic == BRIDGE:
             self.hear(self.bridge, message.payload == b"1")
         else:
             sending = getattr(message.properties, "CorrelationData", b"")
@@ -66,16 +71,15 @@ class Delivery:
         client.ack(message.mid, message.qos)
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        """Take a PUBACK."""
         self.hear(self.puback, mid, str(reason) if reason.is_failure else "")
+        # The broker sends what it has retained before it acknowledges what came after the SUBSCRIBE
+        self.switch.told.set()
 
     def hear(self, news: Callable[..., None], *values: object) -> None:
-        """Leave it to the thread of `run`."""
         self.news.append(partial(news, *values))
         self.wake.set()
 
     def run(self, client: mqtt.Client, stop: threading.Event, beat: Callable[[str], None]) -> None:
-        """Keep sending until `stop`."""
         while not stop.is_set():
             self.wake.wait(1)
             self.wake.clear()
@@ -83,7 +87,6 @@ class Delivery:
             beat("delivery")
 
     def step(self, client: mqtt.Client, now: float) -> None:
-        """Heed the news, and send what is to be sent."""
         while self.news:
             self.news.popleft()()
         if client.is_connected():
@@ -100,7 +103,6 @@ class Delivery:
         self.stepped = now
 
     def send(self, client: mqtt.Client, now: float) -> None:
-        """Send what was cut since, and then what must be sent again."""
         while self.again.first < self.spool.newest and len(self.under_way) < self.in_flight:
             self.again.sent_first(self.again.first + 1, now)
             self.counts["sent"] += self.publish(client, "faces", self.again.first, now)
@@ -113,19 +115,21 @@ class Delivery:
     def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> bool:
         """Hand a face to paho; where the connection has just been lost, that is sent after the next one."""
         face = self.spool.get(seq)
-        if face and len(face.payload) > self.max_bytes:
-            self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.max_bytes}")
+        if face and len(face.payload) > self.spool.max_face:
+            self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.spool.max_face}")
         elif face:
-            properties = message_properties(face, self.process * PROCESS + int(now * 1000))
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ContentType = face.content_type
+            properties.CorrelationData = b"%d" % (self.base + int(now * 1000))  # the sink copies it
+            properties.UserProperty = [*face.properties.items(), ("seq", str(seq))]
             info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)
             self.under_way[info.mid] = face.id, now
             return True
         return False
 
     def puback(self, mid: int, refusal: str) -> None:
-        """Note that the edge's broker has a face; one that it refuses waits like one that was lost."""
         id_, sent = self.under_way.pop(mid, ("", NEVER))
-        if id_ and refusal:
+        if id_ and refusal:  # it waits like one that was lost
             self.refused(id_, refusal)
         elif id_ and not self.receipts:
             self.home([id_], sent)
@@ -137,39 +141,21 @@ class Delivery:
             log("broker does not take a face, it waits", id=id_, reason=reason, times=self.counts["refused"])
 
     def home(self, ids: list[str], sent: float) -> None:
-        """Let go of faces that lie in the bucket; `sent` says which sending arrived."""
         self.counts["receipts"] += len(ids)
         self.again.home(ids, sent, self.clock())
 
     def bridge(self, up: bool) -> None:
-        """Note whether the bridge is up."""
         if up != self.bridge_up and self.receipts:
             log("bridge", state="up" if up else "down", spooled=self.spool.count)
             self.bridge_up = up
 
     def time_of(self, sending: bytes) -> float:
         """Give when a sending of ours left; NEVER for any other, and where an older sink names none."""
-        process, ms = divmod(int(sending) if sending.isdigit() and len(sending) < 20 else 0, PROCESS)
-        return ms / 1000 if process == self.process and ms / 1000 <= self.clock() else NEVER
+        ms = int(sending) - self.base if sending.isdigit() and len(sending) < 20 else -1
+        return ms / 1000 if 0 <= ms <= self.clock() * 1000 else NEVER
 
     def report(self) -> dict[str, float]:
-        """Give the counters for the status message."""
-        oldest = next(map(self.spool.get, self.spool.after(0, 1)), None)
-        now = datetime.now(timezone.utc)
+        oldest, now = self.spool.oldest(), datetime.now(timezone.utc)
         cut = datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
-        return {
-            **self.counts,
-            "dropped": self.spool.dropped,
-            "spooled": self.spool.count,
-            "spooled_bytes": int(self.spool.bytes),
-            "oldest_s": max(round((now - cut).total_seconds()), 0),
-        }
-
-
-def message_properties(face: SpooledFace, sending: int) -> Properties:
-    """Give the MQTT 5 properties of a face message; the sink copies the number of the sending."""
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.ContentType = face.content_type
-    properties.CorrelationData = b"%d" % sending
-    properties.UserProperty = [*face.properties.items(), ("seq", str(face.seq))]
-    return properties
+        spool = {"dropped": self.spool.dropped, "spooled": self.spool.count, "spooled_bytes": int(self.spool.bytes)}
+        return {**self.counts, **spool, "oldest_s": max(round((now - cut).total_seconds()), 0)}

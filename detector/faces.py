@@ -17,10 +17,14 @@ MAX_BYTES = 900_000
 
 
 class Face(NamedTuple):
-    """One detection in a frame."""
-
     box: Box  # x, y, w, h in frame pixels, inside the frame, never empty
     score: float  # YuNet: confidence, 0 to 1; Haar: how many raw hits agree on the box, 3 or more
+
+
+class ModelError(ValueError):
+    """There is no such model: one line that names the file and the remedy."""
+
+    status = 2  # as for any bad setting
 
 
 Detect = Callable[[MatLike], list[Face]]
@@ -44,9 +48,8 @@ def shrink(image: MatLike, width: int) -> MatLike:
 
 
 def haar(min_score: float) -> Model:
-    """OpenCV's own cascade for frontal faces."""
     if not hasattr(cv2, "CascadeClassifier"):
-        raise ValueError(f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x")
+        raise ModelError(f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x")
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
 
     def find(image: MatLike) -> Iterable[tuple[Any, float]]:
@@ -64,9 +67,8 @@ def own_score(model: bytes) -> float:
 
 
 def yunet(model: str, min_score: float) -> Model:
-    """The YuNet network in the file `model`."""
     if not Path(model).is_file():
-        raise ValueError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
+        raise ModelError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
     data = Path(model).read_bytes()
     try:
         raw, score = np.frombuffer(data, np.uint8), min_score or own_score(data)
@@ -74,7 +76,7 @@ def yunet(model: str, min_score: float) -> Model:
         network.detect(np.zeros((64, 64, 3), np.uint8))  # another kind of network loads, but does not run
     except cv2.error as error:
         reason = f"no YuNet model, cut short, or a Git LFS pointer ({len(data)} bytes); download it again"
-        raise ValueError(f"FACE_MODEL={model}: {reason}") from error
+        raise ModelError(f"FACE_MODEL={model}: {reason}") from error
 
     def find(image: MatLike) -> Iterable[tuple[Any, float]]:
         # With a side of 32 px or less OpenCV 4.14 reads memory that it never wrote, and finds faces there
@@ -90,7 +92,7 @@ def yunet(model: str, min_score: float) -> Model:
 def open_detector(model: str = "haar", width: int = 640, min_score: float = 0) -> Detect:
     """A function from a frame (H, W, 3; uint8; BGR) to its faces, by a YuNet file or "haar", at most `width` px wide.
 
-    ValueError, in one line that names the file and the remedy, when there is no such model.
+    Raises ModelError.
     """
     cv2.setNumThreads(1)  # in the whole process: the other cores belong to the broker and the decoder
     find = haar(min_score) if model == "haar" else yunet(model, min_score)

@@ -5,9 +5,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import NamedTuple
 
 import cv2
@@ -24,16 +23,16 @@ Log = Callable[..., None]  # log(event, key=value, ...)
 
 
 class CameraError(Exception):
-    """The camera cannot be used: one line that names it and says what to do."""
-
     status = 66  # sysexits.h: EX_NOINPUT
 
 
 class Frame(NamedTuple):
-    """A picture and its time."""
-
     image: MatLike  # (H, W, 3), uint8, BGR
     at: float  # s since the epoch, UTC: when it was captured
+
+
+def iso_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def open_url(url: str, stall: float) -> cv2.VideoCapture:
@@ -49,26 +48,19 @@ def open_url(url: str, stall: float) -> cv2.VideoCapture:
     return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
 
-def open_device(device: str, size: tuple[int, int], stall: float) -> cv2.VideoCapture:
-    """V4L2's reader for that device alone, at the size nearest to `size` px; MJPG if that gives more."""
+def open_device(device: str, size: Sequence[int], stall: float) -> cv2.VideoCapture:
+    """V4L2's reader for that device alone, at the size nearest to `size` px; MJPG if its own format gives less."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(round(stall) or 1))
     if sys.platform != "linux":
         return cv2.VideoCapture(int(device) if device.isdecimal() else device)
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-
-    def ask(fourcc: float) -> tuple[bool, float]:
+    # A camera without MJPG gets what OpenCV likes best of what it has
+    for fourcc in (capture.get(cv2.CAP_PROP_FOURCC), cv2.VideoWriter.fourcc(*"MJPG")):
         capture.set(cv2.CAP_PROP_FOURCC, fourcc)
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-        large = capture.get(cv2.CAP_PROP_FRAME_WIDTH) >= size[0]
-        return large, min(capture.get(cv2.CAP_PROP_FPS), FAST_ENOUGH)
-
-    if not capture.isOpened():
-        return capture
-    own = capture.get(cv2.CAP_PROP_FOURCC)
-    plain = ask(own)
-    if plain < (True, FAST_ENOUGH) and ask(cv2.VideoWriter.fourcc(*"MJPG")) <= plain:
-        ask(own)
+        if capture.get(cv2.CAP_PROP_FRAME_WIDTH) >= size[0] and capture.get(cv2.CAP_PROP_FPS) >= FAST_ENOUGH:
+            break
     return capture
 
 
@@ -80,7 +72,7 @@ class Live:
 
     source: str
     log: Log
-    size: tuple[int, int] = (1280, 720)  # px, the wish of a device's frames
+    size: Sequence[int] = (1280, 720)  # px, the wish of a device's frames
     stall: float = 4  # without a frame; then it is lost
     hang: float = 90  # without a sign of life from OpenCV; then it is given up
     retry: float = 1  # until it is opened again, ever longer
@@ -89,29 +81,22 @@ class Live:
         self.url = self.source.startswith(URLS)
         self.newest: deque[Frame] = deque(maxlen=1)
         self.came, self.stop = threading.Event(), threading.Event()
-        self.state: dict[str, str] = {}  # for the status
-        self.turn("lost", "opening")
-        self.up_event = "camera up"
-        self.misses = 0  # for one and the same reason
-        self.start()
+        self.state = {"camera": "lost", "camera_since": iso_now(), "camera_reason": "opening"}  # for the status
+        self.up_event, self.times = "camera up", 0
+        self.reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Read in a new thread; one that still reads ends as soon as it can."""
-        self.deadline = time.monotonic() + self.hang
-        self.reader = threading.Thread(target=self.run, name="camera", daemon=True)
+        self.stop.set()
+        self.newest.clear()
+        self.stop, self.deadline = threading.Event(), time.monotonic() + self.hang
+        self.reader = threading.Thread(target=self.run, args=[self.stop], name="camera", daemon=True)
         self.reader.start()
-
-    def reads(self) -> bool:
-        """Tell whether this thread is still the one that reads the camera."""
-        return self.reader is threading.current_thread() and not self.stop.is_set()
-
-    def turn(self, camera: str, reason: str) -> None:
-        """Note what the status message says."""
-        since = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.state.update(camera=camera, camera_since=since, camera_reason=reason)
 
     def images(self) -> Iterator[Frame | None]:
         """The newest frame, each once, or None after a moment; CameraError if OpenCV hangs."""
+        if not self.reader:
+            self.start()
         while not self.stop.is_set():
             self.came.wait(0.2)
             self.came.clear()
@@ -119,30 +104,30 @@ class Live:
             if not frame and time.monotonic() > self.deadline:
                 if not self.url or self.state["camera"] == "lost":
                     raise CameraError(f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera")
-                self.miss("no picture comes any more")
+                self.turn("lost", "no picture comes any more")
                 self.start()
             yield frame
 
-    def run(self) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Open, read, say why that ended, wait, and again, until this thread is not wanted any more."""
         wait = self.retry
-        while self.reads():
+        while not stop.is_set():
             began = time.monotonic()
             capture = open_url(self.source, self.stall) if self.url else open_device(self.source, self.size, self.stall)
-            frames = self.read(capture)
-            if not self.reads():
+            frames = self.read(capture, stop)
+            if stop.is_set():
                 return
             self.deadline = time.monotonic() + self.hang
             capture.release()
             if frames == 1 and self.source.startswith("http"):  # a URL that gives one picture an answer
-                self.stop.wait(began + 1 - time.monotonic())
+                stop.wait(began + 1 - time.monotonic())
                 continue
             wait = self.retry if frames else min(wait * 2, LONGEST_WAIT)
             why = why_url if self.url else why_device
-            self.miss("the stream ended" if frames and self.url else why(self.source))
-            self.stop.wait(wait)
+            self.turn("lost", "the stream ended" if frames and self.url else why(self.source))
+            stop.wait(wait)
 
-    def read(self, capture: cv2.VideoCapture) -> int:
+    def read(self, capture: cv2.VideoCapture, stop: threading.Event) -> int:
         """Hand over frames as they come, each with the time at which it was captured; gives how many came."""
         fps = capture.get(cv2.CAP_PROP_FPS)
         fourcc = round(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little")[:4].decode("latin-1").strip("\0 ")
@@ -151,9 +136,9 @@ class Live:
         moment = min(max(0.25 / fps if fps > 0 else 0, 0.01), 0.25)  # s, less than a frame
         frames, buffered, before, opened = 0, held, time.time(), time.monotonic()
         fresh, self.deadline = opened, opened + self.hang
-        while self.reads() and capture.grab():
+        while not stop.is_set() and capture.grab():
             now, heard = time.time(), time.monotonic()
-            if not self.reads() or (frames and heard - fresh > self.stall):
+            if stop.is_set() or (frames and heard - fresh > self.stall):
                 break  # what the decoder still had is old
             ok, image = capture.retrieve()
             if not ok:
@@ -165,30 +150,29 @@ class Live:
                 at = before if held else now
                 if not self.url and 0 <= (age := heard - capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) < 1:
                     at -= age  # the kernel's clock
-                self.found(size=f"{image.shape[1]}x{image.shape[0]}", format=fourcc, fps=round(fps))
+                if self.state["camera"] != "up":
+                    size = f"{image.shape[1]}x{image.shape[0]}"
+                    self.turn("up", "", size=size, format=fourcc, fps=round(fps))
+                    self.up_event = "camera back"
                 self.newest.append(Frame(image, at))
                 self.came.set()
             before = now
         return frames
 
-    def found(self, **got: object) -> None:
-        """Say that the camera is there, once."""
-        if self.state["camera"] != "up":
-            self.log(self.up_event, camera=redact(self.source), **got)
-            self.turn("up", "")
-            self.up_event = "camera back"
-
-    def miss(self, reason: str) -> None:
-        """Say that the camera is not there, each time after twice as many tries; another reason at once."""
-        news = self.state["camera"] == "up"
-        if news or reason != self.state["camera_reason"]:
-            self.turn("lost", reason)
-            self.misses = 0
-        self.misses += 1
-        if self.misses.bit_count() == 1:  # 1, 2, 4, 8 ...
-            self.log("camera lost" if news else "camera does not open", camera=redact(self.source), reason=reason)
+    def turn(self, camera: str, reason: str, **found: object) -> None:
+        """Note for the status whether it is up or lost, and say it: what stays so the 2nd, 4th, 8th ... time."""
+        lost = "camera lost" if self.state["camera"] == "up" else "camera does not open"
+        if (camera, reason) != (self.state["camera"], self.state["camera_reason"]):
+            self.state.update(camera=camera, camera_since=iso_now(), camera_reason=reason)
+            self.times = 0
+        self.times += 1
+        if self.times.bit_count() == 1:
+            event = self.up_event if camera == "up" else lost
+            self.log(event, camera=redact(self.source), **found or {"reason": reason})
 
     def close(self) -> None:
         """Let go of the camera, if it lets go of us."""
         self.stop.set()
-        self.reader.join(timeout=2)
+        if self.reader:
+            self.reader.join(timeout=2)
+        self.state.update(camera="closed", camera_since=iso_now(), camera_reason="")

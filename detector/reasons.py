@@ -20,20 +20,20 @@ SAID = (
     (r"Port missing", "no address can be read: write # as %23, / as %2F, @ as %40 in a password"),
     (r"SSL|TLS|tls", "no TLS there: correct the port, or write rtsp:// or http://"),
     (r"Invalid data", "no video there: correct the path in CAMERA"),
+    (r"", "no answer: is it on, and in this network?"),
 )
 # 53: CAP_PROP_OPEN_TIMEOUT_MSEC
 PROBE = "import cv2, sys; cv2.VideoCapture(sys.stdin.read(), cv2.CAP_FFMPEG, [53, 8000])"
 
-# linux/videodev2.h
-VIDIOC_QUERYCAP, VIDIOC_REQBUFS = 0x80685600, 0xC0145608
-DEVICE_CAPS, CAPTURE = 88, 0x1 | 0x1000  # offset in v4l2_capability; V4L2_CAP_VIDEO_CAPTURE and _MPLANE
-BUFFER_TYPE, MMAP = 1, 1
+# linux/videodev2.h: no buffers of V4L2_BUF_TYPE_VIDEO_CAPTURE, by V4L2_MEMORY_MMAP; who streams there has the node
+VIDIOC_REQBUFS, NO_BUFFERS = 0xC0145608, struct.pack("5I", 0, 1, 1, 0, 0)
 NO_CAPTURE = "no capture node: see `v4l2-ctl --list-devices`; a USB camera's first device has the pictures"
 SAYS: dict[int | None, str] = {
     errno.EBUSY: "busy: another program uses it, see `fuser -v /dev/video*`",
     errno.EACCES: "not permitted: let this user read it, by group video or a camera component of K3s",
     errno.EPERM: "not permitted: on K3s choose a camera component",
     errno.ENOTTY: NO_CAPTURE,
+    errno.EINVAL: NO_CAPTURE,
 }
 
 
@@ -52,21 +52,17 @@ def why_url(url: str) -> str:
     try:
         words = subprocess.run(  # noqa: S603 # our own interpreter
             command, input=url.encode(), env=env, capture_output=True, timeout=30, check=False
-        ).stdout
+        ).stdout.decode(errors="replace")
     except subprocess.TimeoutExpired:
-        words = b""
-    unknown = "no answer: is it on, and in this network?"
-    return next((ours for theirs, ours in SAID if re.search(theirs, words.decode(errors="replace"))), unknown)
+        words = ""
+    return next(ours for theirs, ours in SAID if re.search(theirs, words))
 
 
 def why_device(device: str) -> str:
     """The reason why a V4L2 device cannot be read, asked of the kernel."""
     try:
         with Path(device).open("r+b", buffering=0) as node:
-            about = fcntl.ioctl(node, VIDIOC_QUERYCAP, bytes(104))
-            if not struct.unpack_from("I", about, DEVICE_CAPS)[0] & CAPTURE:
-                return NO_CAPTURE
-            fcntl.ioctl(node, VIDIOC_REQBUFS, struct.pack("5I", 0, BUFFER_TYPE, MMAP, 0, 0))
+            fcntl.ioctl(node, VIDIOC_REQBUFS, NO_BUFFERS)
     except OSError as error:
         return SAYS.get(error.errno, f"{error.strerror}: is it plugged in? see `ls /dev/video*`")
     return "no picture comes: unplug it, and plug it in again"

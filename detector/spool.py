@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from service import log
 
+from .faces import MAX_BYTES
+
 # No row is ever updated, so a picture is written once. The files of version 0.1 have two columns more, unused
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS faces (
@@ -30,8 +32,6 @@ REMEDIES = {
 
 
 class SpooledFace(NamedTuple):
-    """One face that has no receipt yet."""
-
     seq: int
     id: str
     content_type: str
@@ -40,8 +40,6 @@ class SpooledFace(NamedTuple):
 
 
 class SpoolError(Exception):
-    """The disk does not take a face; says what to do."""
-
     status = 74  # sysexits.h: EX_IOERR
 
 
@@ -52,8 +50,8 @@ class Spool:
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        self.path = path
-        self.max_bytes = max_bytes
+        self.path, self.max_bytes = path, max_bytes
+        self.max_face = MAX_BYTES  # of a picture, until the broker says what it takes
         # Where the camera can wait: called while the spool is full; true ends the waiting
         self.wait: Callable[[], bool] | None = None
         self.dropped = 0
@@ -81,14 +79,12 @@ class Spool:
 
     def add(self, id_: str, content_type: str, properties: Mapping[str, str], payload: bytes) -> None:
         """Put a face on disk; beyond `max_bytes` a camera that can waits, else the oldest go, each said."""
-        while self.wait and self.full(len(payload)) and not self.wait():
-            pass
-        with self.disk():
-            while not self.wait and self.full(len(payload)):
+        # One face always fits
+        while self.count and self.bytes + len(payload) > self.max_bytes and not (self.wait and self.wait()):
+            if not self.wait and (lost := self.oldest()) and self.let_go(lost.id):
                 self.dropped += 1
-                (lost,) = self.db.execute("SELECT id FROM faces ORDER BY seq LIMIT 1").fetchone()
-                self.let_go(lost)
-                log("FACE LOST: the spool is full, raise SPOOL_MAX_BYTES", id=lost, dropped=self.dropped)
+                log("FACE LOST: the spool is full, raise SPOOL_MAX_BYTES", id=lost.id, dropped=self.dropped)
+        with self.disk():
             # A power cut takes nothing that was added; to forget a receipt only costs sending twice
             self.db.execute("PRAGMA synchronous=FULL")
             added = self.db.execute(
@@ -99,10 +95,6 @@ class Spool:
             self.count += 1
             self.bytes += len(payload)
             self.newest = added.lastrowid or 0
-
-    def full(self, more: int) -> bool:
-        """Tell whether `more` bytes do not fit; one face always does."""
-        return bool(self.count and self.bytes + more > self.max_bytes)
 
     def after(self, seq: int, limit: int) -> list[int]:
         """Give the numbers of the oldest faces after `seq`."""
@@ -117,6 +109,9 @@ class Spool:
             row = self.db.execute(query, [seq]).fetchone()
         return SpooledFace(seq, row[0], row[1], json.loads(row[2]), row[3]) if row else None
 
+    def oldest(self) -> SpooledFace | None:
+        return next(map(self.get, self.after(0, 1)), None)
+
     def let_go(self, id_: str) -> int:
         """Forget a face that lies in the bucket, and give its number; 0: none of ours, or it came twice."""
         query = "DELETE FROM faces WHERE id=? RETURNING seq, bytes"
@@ -130,8 +125,3 @@ class Spool:
         """Empty the write-ahead log, where pictures that were let go could be read for days."""
         with self.disk():
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def close(self) -> None:
-        """Close the file, so that another process may open it."""
-        with self.disk():
-            self.db.close()

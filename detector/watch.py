@@ -15,8 +15,8 @@ from cv2.typing import MatLike
 
 from service import Settings, log
 
-from .camera import Frame
-from .faces import MAX_BYTES, Face, crop, encode, look, open_detector, sharpness
+from .faces import Face, crop, encode, look, open_detector, sharpness
+from .live import Frame
 from .motion import NEAR, Motion, find_near
 from .spool import Spool
 from .tracks import Track, Tracker
@@ -40,8 +40,7 @@ class Options:
         )
         self.name = text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes")
         size = text("CAMERA_SIZE", "1280x720", r"[1-9]\d{1,4}x[1-9]\d{1,4}", "give WIDTHxHEIGHT in px")
-        width, height = re.findall(r"\d+", f"{size} 0 0")[:2]  # a bad one is refused later
-        self.size = int(width), int(height)
+        self.size = [int(side) for side in re.findall(r"\d+", size)]
         self.model = text("FACE_MODEL", MODEL * Path(MODEL).is_file() or "haar", r".+", "give a file, or haar")
         self.width = int(number("FACE_WIDTH", 640, 32, 4096))
         self.min_size = number("FACE_MIN_SIZE", 0, 0, 4096)
@@ -62,11 +61,8 @@ class Options:
 
 
 class Watch:
-    """One camera being watched: frames in, faces into the spool."""
-
     def __init__(self, options: Options, spool: Spool) -> None:
         self.options, self.spool = options, spool
-        self.max_bytes = MAX_BYTES  # of a picture; less where the broker takes less
         self.detect = open_detector(options.model, options.width, options.min_score)
         self.detect_near = open_detector(options.model, NEAR, options.min_score)
         self.motion = Motion(options.max_fps)
@@ -103,7 +99,6 @@ class Watch:
         return self.detect(image)
 
     def wanted(self, face: Face, image: MatLike) -> bool:
-        """Whether a face is large enough, and its centre within the zone."""
         x, y, w, h = face.box
         centre = (x + w / 2) / image.shape[1], (y + h / 2) / image.shape[0]
         inside = [cv2.pointPolygonTest(polygon, centre, False) >= 0 for polygon in self.options.zone]
@@ -123,7 +118,7 @@ class Watch:
             "track": str(track.number),
             "schema": "1",
         }
-        payload = encode(picture, self.options.format, self.options.quality, self.max_bytes)
+        payload = encode(picture, self.options.format, self.options.quality, self.spool.max_face)
         self.spool.add(properties["id"], CONTENT_TYPES[self.options.format], properties, payload)
         self.counts["faces"] += 1
         log("face", id=properties["id"], box=properties["box"], track=properties["track"], bytes=len(payload))

@@ -3,7 +3,6 @@
 `python -m logger --status` prints one table of what each service said last, and ends.
 """
 
-import os
 import sys
 from collections import Counter
 
@@ -12,7 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Pulse, Settings, connect, disconnect, log, say_status, start
+from service import Client, Pulse, log, read_settings, start
 
 from . import status
 
@@ -34,14 +33,13 @@ def on_message(client: mqtt.Client, counts: Counter[str], message: mqtt.MQTTMess
 
 def main() -> None:
     """Subscribe on the edge's broker, and print until SIGTERM or Ctrl-C."""
-    if sys.argv[1:]:
-        sys.exit(status.main())
-    stop = start()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__, "--status")
     broker = settings.broker("logger")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
-    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
+    if settings.given.status:
+        sys.exit(status.show(broker))
+    stop = start()
 
     counts, pulse = Counter(faces=0), Pulse("network")
     # Who only looks keeps no queue with the broker: away for hours, it would fill it for the others
@@ -49,13 +47,14 @@ def main() -> None:
     session.SessionExpiryInterval = 0
     filters = [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
     name = f"status/logger/{broker.client_id}"
-    client = connect(broker, name, lambda client, _connack: client.subscribe(filters), session, pulse)
+    client = Client(
+        broker, name, lambda client, _: client.subscribe(filters), session, pulse=pulse, report=lambda: counts
+    )
     client.user_data_set(counts)
     client.on_message = on_message
     client.loop_start()
-    while not stop.wait(status_every):
-        say_status(client, name, "stuck" if pulse.stuck() else "up", counts)
-    disconnect(client, name, "down", counts)
+    client.say_until(stop)
+    client.leave("down")
 
 
 if __name__ == "__main__":

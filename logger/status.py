@@ -1,8 +1,6 @@
 """One table of what each service said last: `python -m logger --status`."""
 
-import argparse
 import json
-import os
 import ssl
 import sys
 import time
@@ -12,10 +10,9 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from service import Broker, Settings, quoted, read_certs, read_env_file
+from service import Broker, quoted, read_certs
 
 PATIENCE = 5.0  # s to wait for the broker
-QUIET = 0.5  # s without a further retained message until the table is whole
 SILENT = 60  # s since the last word, at least; else six times what it says of STATUS_INTERVAL, 3600 at most
 LONGEST = 10_000  # bytes; ours have some 400
 HEADER = ("DEVICE", "SERVICE", "NAME", "STATE", "SAID", "COUNTERS")
@@ -28,7 +25,7 @@ def health(said: dict[str, Any], now: datetime) -> tuple[str, str]:
     if at is None:
         return quoted(state), "-"  # a last will
     age = round((now - datetime.fromisoformat(at)).total_seconds())
-    if state == "up" and not abs(age) <= max(SILENT, 6 * min(every, 3600)):
+    if state in ("up", "off") and not abs(age) <= max(SILENT, 6 * min(every, 3600)):
         state = "silent"
     elif state == "up" and said.get("camera", "up") != "up":
         state = "no camera"
@@ -64,40 +61,32 @@ def table(rows: list[Row]) -> str:
 def retained(broker: Broker) -> dict[str, bytes]:
     """Give the retained status messages of a broker by topic; raises OSError when it does not answer."""
     heard: dict[str, bytes] = {}
-    asked: list[int] = []
+    over: list[int] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     if broker.certs:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         read_certs(context, broker.certs)
         client.tls_set_context(context)
-    client.on_subscribe = lambda *_: asked.append(1)
+
+    def granted(*_: object) -> None:
+        client.unsubscribe("status/#")  # what is retained comes before its answer
+
+    client.on_subscribe = granted
+    client.on_unsubscribe = lambda *_: over.append(1)
     client.on_message = lambda *args: heard.update({args[2].topic: bytes(args[2].payload)})
     client.connect(broker.host, broker.port)
     client.subscribe("status/#", qos=0)
     give_up = time.monotonic() + PATIENCE
-    while not asked and time.monotonic() < give_up:
-        client.loop(QUIET)
-    if not asked:
-        raise TimeoutError("the broker does not answer, or refuses this certificate")
-    # All that is retained comes right after the answer; the table is whole once no more topics do
-    count = -1
-    while count != len(heard):
-        count, until = len(heard), time.monotonic() + QUIET
-        while time.monotonic() < until:
-            client.loop(QUIET / 10)
+    while not over:
+        client.loop(0.5)
+        if time.monotonic() > give_up:
+            raise TimeoutError("the broker does not answer, or refuses this certificate")
     client.disconnect()
     return heard
 
 
-def main() -> int:
-    """Print the table; gives 0 when everything is up or done, 1 when not, 69 when there is no broker."""
-    parser = argparse.ArgumentParser(prog="python -m logger", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--status", action="store_true", required=True, help="print the table, and end")
-    parser.parse_args()
-    read_env_file()
-    settings = Settings(os.environ)
-    broker = settings.broker("logger")
-    settings.refuse_bad()
+def show(broker: Broker) -> int:
+    """Print the table; gives 0 when everything is up, off or done, 1 when not, 69 when there is no broker."""
     try:
         heard = retained(broker)
     except OSError as error:
@@ -105,4 +94,4 @@ def main() -> int:
         return 69  # EX_UNAVAILABLE
     rows = [status_row(topic, payload, datetime.now(timezone.utc)) for topic, payload in heard.items()]
     print(table(rows))
-    return 0 if rows and all(row[3] in ("up", "done") for row in rows) else 1
+    return 0 if rows and all(row[3] in ("up", "off", "done") for row in rows) else 1

@@ -11,13 +11,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import DAY, Pulse, Settings, connect, disconnect, log, say_status, start
+from service import DAY, Client, Pulse, log, read_settings, start
 
 from .bucket import bucket_name
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
-from .store import Gone, Refused, Store
+from .store import Failed, Gone, Store
 
-MAX_TOPIC = 65535  # bytes, MQTT 5, 1.5.4
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
 DRAIN = 9.0  # s for uploads and receipts to end at SIGTERM; leaving takes up to 10 more
@@ -48,13 +47,11 @@ def store_message(store: Store, taken: Taken) -> bool:
         try:
             target, outcome = stored_object(*source), "stored"
             store.put(target, taken.payload, taken.over)
-        except (ValueError, Refused) as reason:
-            if isinstance(reason, Refused) and not reason.lasting:
-                raise
+        except ValueError as reason:  # no image, or Refused
             target, outcome = rejected_object(*source, str(reason)), "rejected"
             log("rejected", topic=taken.topic, reason=reason)
             store.put(target, taken.payload, taken.over)
-    except Refused as reason:
+    except Failed as reason:
         store.count(refused=1)
         log("REFUSED by the bucket, the camera's spool keeps it", topic=taken.topic, reason=reason)
         return False
@@ -64,19 +61,15 @@ def store_message(store: Store, taken: Taken) -> bool:
 
 
 def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
-    """Tell the detector that this face lies in the bucket; one without an id has nobody who waits for it."""
+    """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
     prefix, _, rest = taken.topic.partition("/")
-    try:
-        receipt = valid_id(taken.properties)
-    except ValueError:
-        return None
-    topic = f"receipts/{rest}"
-    if prefix != "faces" or len(topic.encode()) > MAX_TOPIC:
-        return None
     properties = Properties(PacketTypes.PUBLISH)
     if taken.sending:
         properties.CorrelationData = taken.sending
-    return client.publish(topic, receipt, qos=1, properties=properties)
+    with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
+        if prefix == "faces":
+            return client.publish(f"receipts/{rest}", valid_id(taken.properties), qos=1, properties=properties)
+    return None
 
 
 class Sink:
@@ -142,44 +135,39 @@ class Sink:
 
 def main() -> None:
     """Subscribe on the cloud's broker, and store until SIGTERM or Ctrl-C."""
-    stop = start()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     broker = settings.broker("s3sink")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     bucket = bucket_name(settings)
     uploads = int(settings.number("S3_UPLOADS", 8, 1, 64))
-    status_every = settings.number("STATUS_INTERVAL", 10, 0.1, 3600)
     settings.refuse_bad()
+    stop = start()
 
     pulse = Pulse("network", "acknowledger")
     store = Store(bucket, uploads)
     sink = Sink(store, topic)
-    status = f"status/s3sink/{broker.client_id}"
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = Properties(PacketTypes.CONNECT)
     session.SessionExpiryInterval = DAY
     session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
-    client = connect(broker, status, sink.connected, session, pulse)
+    status = f"status/s3sink/{broker.client_id}"
+    client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
     for _ in range(uploads):
         threading.Thread(target=sink.upload, args=[client], daemon=True).start()
     client.loop_start()
-    said = time.monotonic()
-    while not stop.wait(min(status_every, 1)):
+    threading.Thread(target=client.say_until, args=[stop], daemon=True).start()
+    while not stop.wait(1):
         if store.reason or not store.counts["taken"] or not client.is_connected():
             pulse.beat("acknowledger")  # it waits, and why is known
-        if time.monotonic() >= said + status_every:
-            said = time.monotonic()
-            state = "holding" if store.reason else "stuck" if pulse.stuck() else "up"
-            say_status(client, status, state, {**store.report(), "reason": store.reason})
 
     client.on_message = None  # what still comes stays with the broker
     sink.let_go()
     sink.taken.put(None)
     acknowledger.join(DRAIN)
-    disconnect(client, status, "down", store.report())
+    client.leave("down")
     os._exit(0)  # an upload to a server that hangs may go on for minutes
 
 

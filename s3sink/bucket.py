@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service import Settings, log, read_env_file
+from service import Settings, log, read_settings
 
 from .store import REMEDIES, error_code, s3_client
 
@@ -40,29 +40,24 @@ def upload_gallery(s3: Any, bucket: str) -> None:
     """Put our page beside the faces, never over one of others; makes the bucket where there is none."""
     page = Path(__file__).with_name("index.html").read_bytes()
     mark = {OURS: hashlib.sha256(page).hexdigest()}
-    kind = {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"}
     try:
         there = s3.get_object(Bucket=bucket, Key="index.html")
         keep = "" if OURS in there["Metadata"] or there["ETag"] == PAGE_0_1 else "not ours"
     except ClientError as error:
         there, keep = {"Metadata": {}}, error_code(error)
         if keep == "NoSuchBucket":
-            create(s3, bucket)
+            region = s3.meta.region_name
+            # us-east-1 is the one region that must not be named
+            place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
+            s3.create_bucket(Bucket=bucket, **place)
+            log("bucket created", bucket=bucket, region=region)
         elif keep not in ("NoSuchKey", "AccessDenied"):
             raise
     if keep in ("not ours", "AccessDenied"):  # the latter is as it should be for the sink's own credentials
         log("index.html left as it is", bucket=bucket, reason=keep)
     elif there["Metadata"] != mark:
+        kind = {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"}
         s3.put_object(Bucket=bucket, Key="index.html", Body=page, Metadata=mark, **kind)
-
-
-def create(s3: Any, bucket: str) -> None:
-    """Create the bucket."""
-    region = s3.meta.region_name
-    # us-east-1 is the one region that must not be named
-    place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
-    s3.create_bucket(Bucket=bucket, **place)
-    log("bucket created", bucket=bucket, region=region)
 
 
 def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
@@ -80,14 +75,14 @@ def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
 def set_access(s3: Any, bucket: str, public: bool) -> None:
     """Let anybody read, or nobody by a statement of ours."""
     ours = public_statements(bucket, s3.meta.partition)
+    sids = [one["Sid"] for one in ours]
     policy = json.loads(read(s3.get_bucket_policy, bucket).get("Policy", '{"Version": "2012-10-17"}'))
     there = policy.get("Statement", [])
     there = there if isinstance(there, list) else [there]
-    sids = [statement["Sid"] for statement in ours]
-    nameless = [{**statement, "Sid": None} for statement in ours]  # as version 0.1 wrote them
-    others = [it for it in there if it.get("Sid") not in sids and {**it, "Sid": None} not in nameless]
-    wanted = others + ours if public else others
+    # the last: as version 0.1 wrote them, without a Sid
+    wanted = [it for it in there if it.get("Sid") not in sids and not any({**one, **it} == one for one in ours)]
     if public:
+        wanted += ours
         set_block(s3, bucket, on=False)
     if there and not wanted:
         s3.delete_bucket_policy(Bucket=bucket)
@@ -104,14 +99,14 @@ def set_block(s3: Any, bucket: str, on: bool) -> None:
         there = read(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
         if all(there.get(half, False) == on for half in halves):
             return
-        if read(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {}).get("IsPublic"):
-            log("public access block left as it is", reason="statements of others are public, too")
+        reason = "statements of others are public, too"
+        if not read(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {}).get("IsPublic"):
+            block = {**there, **dict.fromkeys(halves, on)}
+            s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
             return
-        block = {**there, **dict.fromkeys(halves, on)}
-        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
     except ClientError as error:
-        # few stores have one; where it does block, the policy is refused
-        log("public access block left as it is", reason=error_code(error))
+        reason = error_code(error)  # few stores have one; where it does block, the policy is refused
+    log("public access block left as it is", reason=reason)
 
 
 def set_expiry(s3: Any, bucket: str, days: int) -> None:
@@ -151,8 +146,7 @@ def bucket_name(settings: Settings) -> str:
 
 def main() -> None:
     """Create and prepare the bucket that the environment names."""
-    read_env_file()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     bucket = bucket_name(settings)
     access = settings.text("S3_PUBLIC", "-", "[01-]", "1: anybody may read the faces, 0: nobody, empty: no change")
     expire_days = int(settings.number("S3_EXPIRE_DAYS", 0, 0, 36500))
@@ -167,8 +161,7 @@ def main() -> None:
     except (BotoCoreError, ClientError) as error:
         code = error_code(error)
         remedy = {**REMEDIES, "AccessDenied": FORBIDDEN}.get(code, "see the store's documents")
-        print(f"S3_BUCKET={bucket}: {code}: {remedy}; {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"S3_BUCKET={bucket}: {code}: {remedy}; {' '.join(str(error).split())}")
     log("bucket ready", gallery=gallery_url(s3, bucket))
 
 

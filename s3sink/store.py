@@ -6,14 +6,15 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, ReadTimeoutError
+from botocore.handlers import add_expect_header
 
 from service import log
 
@@ -26,12 +27,12 @@ CHECKSUMS = {
     name: (name, f"AWS_{name.upper()}", "when_required", None)
     for name in ("request_checksum_calculation", "response_checksum_validation")
 }
-TIMEOUTS = (10, 30, 120)  # s for an answer: at first, and after one and two time-outs
+TIMEOUTS = (10, 120)  # s for an answer: at first, and of what has timed out or while the store is slow
 # Tries before it is asked whether the store takes anything at all, so that it is the object that it refuses
 TRIES_REFUSED = 3
 TRIES_FAILED = 12  # of what passes by itself in most stores: 503, a time-out
 TIMED_OUT = (ReadTimeoutError, ConnectionClosedError)  # the latter while the body was sent
-PASSING = (408, 409, 425, 429)  # the 4xx that are not about the object
+LASTING = {*range(400, 500)} - {408, 409, 425, 429}  # the 4xx that are about the object
 # Below faces/, for a policy may refuse these alone; no topic gives parentheses, which are escaped: a store on a file
 # system could not hold `probe` beside the folder of a device of that name
 PROBE = Object("faces/(probe)", "application/octet-stream", {}, by_hash=False)
@@ -54,12 +55,12 @@ class Gone(Exception):
     """The sink stops, or the connection that a message came over is lost: it will be delivered again."""
 
 
-class Refused(Exception):
-    """The store takes other objects, but not this one; `lasting` when it says that it never will."""
+class Failed(Exception):
+    """The store takes other objects, but has failed with this one again and again."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"{error_code(error)}: {words(error)}")
-        self.lasting = is_refusal(error)
+
+class Refused(Failed, ValueError):
+    """The store takes other objects, and says that it never will take this one."""
 
 
 def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
@@ -79,13 +80,9 @@ def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
     client.meta.events.register_first(
         "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
     )
-    client.meta.events.register_last("before-call.s3", unasked)
+    # Send a body at once. boto3 asks first: a round trip a PUT, 1 s where a proxy does not answer, 0.3 ms of CPU
+    client.meta.events.unregister("before-call.s3", add_expect_header)
     return client
-
-
-def unasked(params: Any, **_: object) -> None:
-    """Send a body at once; boto3 asks first: a round trip a PUT, 1 s where a proxy does not answer, 0.3 ms of CPU."""
-    params["headers"].pop("Expect", None)
 
 
 def error_code(error: Exception) -> str:
@@ -99,12 +96,11 @@ def words(error: Exception) -> str:
     return re.sub(r"//[^/\s]*@", "//", str(said))
 
 
-def is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception | None) -> bool:
     """Tell a refusal, which stays the same when it is tried again, from a failure, which may pass."""
     if not isinstance(error, ClientError) or error_code(error) in ("RequestTimeout", "SlowDown"):
         return False
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return 400 <= status < 500 and status not in PASSING
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] in LASTING
 
 
 def back_off() -> Iterator[float]:
@@ -120,8 +116,8 @@ class Store:
 
     def __init__(self, bucket: str, uploads: int) -> None:
         self.clients = [s3_client(uploads, timeout) for timeout in TIMEOUTS]
-        self.slowness = 0  # which of the clients is tried first
-        self.turn = threading.Lock()
+        self.slow = False  # the last answer took long
+        self.turn = threading.Lock()  # of what has timed out
         self.bucket = bucket
         self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0, held=0)
         self.last = time.monotonic()
@@ -132,13 +128,12 @@ class Store:
     def put(self, target: Object, body: bytes, over: threading.Event) -> None:
         """Store an object, trying for as long as it takes.
 
-        Raises Gone when `over` is set meanwhile, and Refused when the store takes others, but not this one.
+        Raises Gone when `over` is set meanwhile, and Failed or Refused when the store takes others, but not this one.
         The key comes from the message alone: a second PUT of the same face, after a crash or a time-out,
         overwrites it with itself.
         """
         # What lies there under the hash of its bytes keeps the time it first had, where the store can do that
-        error = self.attempt(target, body, condition={"IfNoneMatch": "*"} if target.by_hash else {})
-        if error and error_code(error) != "PreconditionFailed":
+        if error := self.attempt(target, body, once=target.by_hash):
             self.count(held=1)
             try:
                 self.insist(target, body, over, error)
@@ -146,56 +141,41 @@ class Store:
                 self.count(held=-1)
 
     def insist(self, target: Object, body: bytes, over: threading.Event, error: Exception | None) -> None:
-        """Try again and again; what has timed out alone and with more time."""
-        timed_out = 0
+        """Try again and again."""
+        patient = False  # then it goes alone: a link too slow for all at once is wide enough for each
         for tries, delay in enumerate(back_off(), 1):
-            if over.wait(delay):
-                raise Gone
-            timed_out += isinstance(error, TIMED_OUT)
-            enough = tries >= (TRIES_REFUSED if error and is_refusal(error) else TRIES_FAILED)
-            takes_others = enough and not self.attempt(PROBE, PROBE_BYTES)
-            with self.alone(over) if timed_out else nullcontext():
-                error = self.attempt(target, body, timed_out)
+            over.wait(delay)
+            patient |= isinstance(error, TIMED_OUT)
+            enough = tries >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
+            with self.turn if patient else nullcontext():
+                if over.is_set():
+                    raise Gone
+                takes_others = enough and not self.attempt(PROBE, PROBE_BYTES)
+                error = self.attempt(target, body, patient)
             if not error:
                 return
             if takes_others:
-                raise Refused(error)
+                raise (Refused if is_refusal(error) else Failed)(f"{error_code(error)}: {words(error)}")
 
-    @contextmanager
-    def alone(self, over: threading.Event) -> Iterator[None]:
-        """Wait for one's turn: a link too slow for all at once is wide enough for each. Raises Gone."""
-        while not self.turn.acquire(timeout=1):
-            if over.is_set():
-                raise Gone
-        try:
-            yield
-        finally:
-            self.turn.release()
-
-    def attempt(
-        self, target: Object, body: bytes, timed_out: int = 0, condition: Mapping[str, str] | None = None
-    ) -> Exception | None:
-        """Try once, and give what went wrong."""
+    def attempt(self, target: Object, body: bytes, patient: bool = False, once: bool = False) -> Exception | None:
+        """Try, and give what went wrong; nothing has if `once` and the object lies there already."""
         began = time.monotonic()
-        slowness = min(max(timed_out, self.slowness), len(TIMEOUTS) - 1)
         try:
-            self.clients[slowness].put_object(
+            self.clients[patient or self.slow].put_object(
                 Bucket=self.bucket,
                 Key=target.key,
                 Body=body,
                 ContentType=target.content_type,
                 CacheControl="public, max-age=31536000, immutable",
                 Metadata=target.metadata,
-                **(condition or {}),
+                **({"IfNoneMatch": "*"} if once else {}),
             )
         except (BotoCoreError, ClientError) as error:
-            if isinstance(error, TIMED_OUT):
-                self.slowness = slowness + 1
             if error_code(error) != "PreconditionFailed":
                 self.failed(error)
-            return error
-        if time.monotonic() - began < TIMEOUTS[0] / 2:
-            self.slowness = 0
+                return error
+        finally:
+            self.slow = time.monotonic() - began > TIMEOUTS[0] / 2
         self.succeeded()
         return None
 
@@ -204,10 +184,12 @@ class Store:
         with self.lock:
             self.counts.update(more)
 
-    def report(self) -> dict[str, int]:
-        """Give the counters for the status message."""
+    def report(self) -> dict[str, object]:
+        """Give what the status message says."""
+        state = {"state": "holding"} if self.reason else {}
         with self.lock:
-            return {**self.counts, "seconds_since_last": round(time.monotonic() - self.last)}
+            since = round(time.monotonic() - self.last)
+            return {**state, **self.counts, "seconds_since_last": since, "reason": self.reason}
 
     def failed(self, error: Exception) -> None:
         """Say what S3 says, and what to do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
@@ -217,8 +199,8 @@ class Store:
             self.failures[code] += 1
             tries = self.failures[code]
         if tries & (tries - 1) == 0:
-            do = {"do": REMEDIES[code]} if code in REMEDIES else {}
-            log("bucket does not take it, holding", error=code, tries=tries, said=said, **do)
+            do = REMEDIES.get(code, "nothing, it is tried again")
+            log("bucket does not take it, holding", error=code, tries=tries, said=said, do=do)
 
     def succeeded(self) -> None:
         """Note the time of a PUT, and say so when it ends a series of failures."""

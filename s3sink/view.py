@@ -14,14 +14,14 @@ from urllib.parse import parse_qsl, unquote
 import urllib3  # boto3's own
 from botocore.exceptions import BotoCoreError
 
-from service import Settings, log, start
+from service import log, read_settings, start
 
 from .bucket import bucket_name
 from .store import s3_client
 
 # An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
 GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}
-KEPT = ("content-type", "cache-control", "last-modified")
+KEPT = ("content-type", "cache-control", "last-modified", "x-amz-meta-")
 
 
 class View(BaseHTTPRequestHandler):
@@ -53,14 +53,11 @@ class View(BaseHTTPRequestHandler):
         numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
         try:
             params = {**asked, **numbers, "Bucket": self.bucket}
-            url = self.s3.generate_presigned_url(operation, Params=params)
-            got = self.http.request("GET", url)
+            got = self.http.request("GET", self.s3.generate_presigned_url(operation, Params=params))
         except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
             log("the store does not answer", error=error)
             return self.send_error(502)
-        headers = {
-            name: value for name, value in got.headers.items() if name.lower().startswith((*KEPT, "x-amz-meta-"))
-        }
+        headers = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
         return self.answer(got.status, {**headers, **GUARDS}, got.data)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -77,10 +74,10 @@ class View(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Show the gallery in a browser until Ctrl-C."""
-    stop = start()
-    settings = Settings(os.environ)
+    settings = read_settings(__doc__)
     View.bucket = bucket_name(settings)
     settings.refuse_bad()
+    stop = start()
     View.s3 = s3_client(uploads=1)
     View.http = urllib3.PoolManager(ca_certs=os.environ.get("AWS_CA_BUNDLE"), timeout=20, maxsize=8)
     server = ThreadingHTTPServer(("127.0.0.1", 0), View)

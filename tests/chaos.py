@@ -98,7 +98,7 @@ class Storm:
         self.injected: Counter[str] = Counter()
         self.probe_at = time.monotonic() + 5
         self.spool = parts.directory / "spool" / "cam0.db"
-        Spool(self.spool, 2**30).close()
+        Spool(self.spool, 2**30).db.close()
         with closing(sqlite3.connect(self.spool)) as db:
             db.executescript(NOTE_WHAT_WAS_CUT)
         self.frames = parts.directory / "frames"

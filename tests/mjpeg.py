@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,23 +29,28 @@ def number_of(image: MatLike) -> int:
 class Stream:
     """What the camera does just now, and when it sent which picture."""
 
-    def __init__(self, fps: float = 25):
-        self.fps = fps
+    def __init__(self, fps: float = 25, picture: Callable[[int], MatLike] = numbered):
+        self.fps, self.picture = fps, picture
         self.stalled = threading.Event()
         self.gone = threading.Event()
         self.readers = 0  # how many there were so far
+        self.reading = 0  # how many there are
         self.sent: dict[int, float] = {}  # number of the picture -> time.time()
 
     def parts(self) -> Iterator[bytes]:
         self.readers += 1
-        while not self.gone.is_set():
-            if not self.stalled.is_set():
-                number = len(self.sent)
-                jpeg = cv2.imencode(".jpg", numbered(number))[1].tobytes()
-                self.sent[number] = time.time()
-                yield b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
-                yield jpeg + b"\r\n"
-            self.gone.wait(1 / self.fps)
+        self.reading += 1
+        try:
+            while not self.gone.is_set():
+                if not self.stalled.is_set():
+                    number = len(self.sent)
+                    jpeg = cv2.imencode(".jpg", self.picture(number))[1].tobytes()
+                    self.sent[number] = time.time()
+                    yield b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                    yield jpeg + b"\r\n"
+                self.gone.wait(1 / self.fps)
+        finally:
+            self.reading -= 1
 
 
 @contextmanager

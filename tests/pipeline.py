@@ -70,6 +70,7 @@ class Pipeline:
     def __init__(self, directory: Path, certs: Path) -> None:
         self.directory = directory
         self.certs = certs
+        self.code = ROOT  # where the services are, in which version
         self.mosquitto = ROOT / "mosquitto"
         self.edge_port, self.cloud_port, self.sink_port, self.s3_port = (free_port() for _ in range(4))
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -112,7 +113,7 @@ class Pipeline:
         """Start a process; what it prints goes to NAME.log."""
         with self.log_path(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                command, env={**self.env, **env}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+                command, env={**self.env, **env}, cwd=self.code, stdout=log, stderr=subprocess.STDOUT
             )
         return self.running[name]
 

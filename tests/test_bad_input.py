@@ -1,5 +1,6 @@
 """Does every mistake get one clear line that names the value and the remedy, and a sensible exit status?"""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service import VERSION
 from tests.pipeline import ROOT, Pipeline, eventually, free_port, make_certs
 
 Ended = subprocess.CompletedProcess[str]
@@ -47,6 +49,34 @@ def test_bad_settings_are_all_named_at_once_before_anything_connects(service: st
         "STATUS_INTERVAL=-1: give a number from 0.1 to 3600",
     )
     assert len(ended.stderr.splitlines()) == 4
+
+
+@pytest.mark.parametrize("program", ["detector", "logger", "s3sink", "s3sink.bucket", "s3sink.view"])
+def test_an_argument_that_is_unknown_starts_nothing(program: str) -> None:
+    for argument in ("--staus", "--stat", "status", "--help", "--version"):
+        command = [sys.executable, "-m", program, argument]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+        known = {"--help": f"-m {program}", "--version": VERSION}
+        assert_said(ended, 0 if argument in known else 2, known.get(argument, f"unrecognized arguments: {argument}"))
+
+
+def test_a_subscription_that_the_broker_refuses_ends_the_process(tmp_path: Path) -> None:
+    port = free_port()
+    plugins = list(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"))
+    if not plugins:
+        pytest.skip("no mosquitto_dynamic_security.so, which can refuse a subscription")
+    access = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (tmp_path / "rules.json").write_text(json.dumps({"defaultACLAccess": access}))
+    (tmp_path / "conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nplugin {plugins[0]}\n"
+        f"plugin_opt_config_file {tmp_path}/rules.json\n"
+    )
+    with subprocess.Popen(["mosquitto", "-c", tmp_path / "conf"], stderr=subprocess.DEVNULL) as broker:
+        try:
+            ended = run("logger", MQTT_PORT=str(port), MQTT_HOST="127.0.0.1")
+        finally:
+            broker.kill()
+    assert_said(ended, 77, f"127.0.0.1:{port} refuses a subscription: Not authorized; see its ACL, and MQTT_TOPIC")
 
 
 @pytest.mark.parametrize("service", ["detector", "logger", "s3sink"])

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from detector import live
-from detector.camera import Camera, CameraError, Frame, open_camera
+from detector.camera import Camera, open_camera
+from detector.live import CameraError, Frame
 from detector.reasons import redact
 from tests.mjpeg import Stream, camera_server, number_of, numbered
 

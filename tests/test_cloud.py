@@ -217,7 +217,7 @@ class Cloud:
 
     def __init__(self, directory: Path) -> None:
         self.env_file = directory / "env"
-        self.env_file.write_text("S3_BUCKET=faces-demo\n")
+        self.env_file.write_text("S3_BUCKET=faces-demo\nCA_HERE=1\n")
         self.certs = directory / "certs"
         self.asked = directory / "asked"
         note = f'echo "$*" >>"{self.asked}"'
@@ -341,6 +341,19 @@ def test_down_knows_one_argument(cloud: Cloud) -> None:
 def make_certificates(cloud: Cloud) -> None:
     for party in ("server", "sink"):
         run(ROOT / "mosquitto" / "certs", party, env=cloud.env)
+
+
+def test_the_ca_s_key_is_refused_a_place_on_the_vm_unless_asked_for(cloud: Cloud) -> None:
+    cloud.env_file.write_text("S3_BUCKET=faces-demo\n")
+    # nor is a CA made there
+    assert "ca.crt: bring it, cloud-broker and s3sink" in cloud.refusal(status=2)
+    assert not cloud.certs.exists()
+    make_certificates(cloud)
+    assert "ca.key: whoever takes this machine could be any device" in cloud.refusal(status=2)
+    (cloud.certs / "ca.key").unlink()
+    (cloud.certs / "s3sink/tls.key").unlink()
+    # and none is signed there
+    assert "make the certificate where the CA is" in cloud.refusal(status=2)
 
 
 def test_a_key_of_another_certificate(cloud: Cloud) -> None:

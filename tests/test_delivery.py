@@ -26,7 +26,7 @@ def spooled(pipeline: Pipeline, *sizes: int) -> None:
     spool = Spool(pipeline.directory / "spool" / "cam0.db", 10**9)
     for number, size in enumerate(sizes):
         spool.add(f"{number:016x}", "image/jpeg", {"id": f"{number:016x}", **WORDS}, JPEG + bytes(size))
-    spool.close()
+    spool.db.close()
 
 
 @pytest.fixture

@@ -52,7 +52,10 @@ def is_a_target(command: str, reader: Reader) -> None:
 
 
 def makes_a_namespace(command: str, reader: Reader) -> None:
-    """Read which namespace the file makes."""
+    """Note the namespace, or read which one the file makes."""
+    if " create " in command:
+        reader.namespaces.add(command.split()[3])
+        return
     (doc,) = yaml.safe_load_all((reader.checkout / command.rsplit(maxsplit=1)[-1]).read_text())
     assert doc["kind"] == "Namespace"
     reader.namespaces.add(doc["metadata"]["name"])
@@ -74,9 +77,8 @@ def renders(command: str, reader: Reader) -> None:
     assert (reader.checkout / folder / "kustomization.yaml").exists()
     if shutil.which("kubectl"):
         docs = list(yaml.safe_load_all(reader.runs(f"kubectl kustomize {folder}")))
-        (namespace,) = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "Namespace"}
-        needed = {it["secretName"] for it in find(docs, "secret")}
-        assert {name for where, name in reader.secrets if where == namespace} >= needed
+        needed = {(doc["metadata"].get("namespace"), it["secretName"]) for doc in docs for it in find(doc, "secret")}
+        assert reader.secrets >= needed
 
 
 def is_run_elsewhere(test: str) -> Callable[[str, Reader], None]:
@@ -93,22 +95,32 @@ def in_a_cluster(_command: str, _reader: Reader) -> None:
     """Leave it: it looks at a cluster, or talks to a broker in one; tried by hand, see docs/kubernetes.md."""
 
 
-UP = "tests/docker/test_containers.py::test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
+IN_CONTAINERS = "tests/docker/test_containers.py::"
+UP = IN_CONTAINERS + "test_up_publishes_8883_alone_and_says_what_to_do_on_the_edge"
 BY_HAND = "tests/docker/test_by_hand.py::test_the_commands_as_they_stand_bring_a_face_into_the_bucket"
-FLEET = "tests/docker/test_containers.py::test_the_operator_sees_the_fleet"
+FLEET = IN_CONTAINERS + "test_the_operator_sees_the_fleet"
+EXPORTER = IN_CONTAINERS + "test_the_documented_exporter_serves_the_fleet_s_figures"
+SWITCH = "tests/test_switch.py::test_an_open_camera_is_let_go_and_stays_so_over_restarts"
 CHECKS: list[tuple[str, Callable[[str, Reader], None]]] = [
     (r'make [\w-]+( \w+=("[^"]*"|\S+))*', is_a_target),
-    (r"kubectl apply -f \S+/namespace\.yaml", makes_a_namespace),
+    (r"kubectl apply -f \S+/namespace\.yaml|kubectl create namespace \S+ --save-config", makes_a_namespace),
     (r"kubectl apply -k \S+", renders),
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
-    (r"mosquitto/certs .*", is_run_here),
-    (r"cp -r k8s/devices/.*", is_run_here),
-    (r"cp cloud/\.env\.example cloud/\.env", is_run_here),
+    (r"(CERTS=\S+ )?mosquitto/certs .*|mkdir -p certs/.*", is_run_here),
+    (r"cp (-r k8s/devices/|cloud/\.env).*", is_run_here),
     (r"docker run .* faces-logger:dev python -m logger --status", is_run_elsewhere(FLEET)),
-    (r"cloud/up", is_run_elsewhere(UP)),
+    (r"docker run .* kpetrem/mqtt-exporter:1.12.1", is_run_elsewhere(EXPORTER)),
+    (r"mosquitto_pub -u home .*", is_run_elsewhere(SWITCH)),
+    (r"(PROJECT=\S+ .*)?cloud/up", is_run_elsewhere(UP)),
     (r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*", in_a_cluster),
     (r"mosquitto_sub .*( -i s3sink-1 |--remove-retained).*", in_a_cluster),
 ]
+# what whoever comes to a page has already, from the page on the whole
+BEFORE = {
+    "operations.md": [f"mosquitto/certs {party}" for party in ("server", "device jetson-01", "device jetson-07")],
+    "cells.md": ["mosquitto/certs server", "mosquitto/certs sink", "cp cloud/.env.example cloud/.env"],
+    "metrics.md": ["mosquitto/certs operator", "kubectl apply -f k8s/cloud/namespace.yaml"],
+}
 # one page is typed as a whole, into an engine
 TYPED = [(r"(docker|cloud/down|CLOUD=|export CAMERA=).*", is_run_elsewhere(BY_HAND))]
 
@@ -121,9 +133,12 @@ def reader(tmp_path: Path) -> Reader:
     return Reader(tmp_path)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+# recipes.md: all of it is run by test_recipes.py
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page) and page.name != "recipes.md"], ids=lambda page: page.name
+)
 def test_the_commands_of_a_page_work_in_their_order(page: Path, reader: Reader) -> None:
-    for command in commands(page):
+    for command in BEFORE.get(page.name, []) + commands(page):
         print("$", command)
         checks = CHECKS + TYPED if page.name == "docker.md" else CHECKS
         known = [check for pattern, check in checks if re.fullmatch(pattern, command)]

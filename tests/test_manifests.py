@@ -25,15 +25,18 @@ VARIANTS = {
     "edge with a network camera": ("edge", ["hardened", "cloud-by-address", "release"]),
     "edge with a device plugin": ("edge", ["hardened", "camera-device-plugin", "cloud-by-address", "release"]),
     "edge with a display": ("edge", ["hardened", "camera-usb", "display", "cloud-by-address", "release"]),
+    "edge open to the LAN": ("edge", ["hardened", "camera-usb", "edge-from-lan", "cloud-by-address", "release"]),
     "edge with a CSI camera": ("edge", ["hardened", "camera-csi", "cloud-by-address", "release"]),
     "edge with two cameras": ("edge", ["two-cameras", *EDGE]),
     "edge with two cameras and a device plugin": (
         "edge",
         ["two-cameras", "hardened", "camera-device-plugin", "cloud-by-address", "release"],
     ),
+    "edge with cert-manager": ("edge", ["cert-manager", *EDGE]),
     "edge with a name for the cloud": ("edge", ["hardened", "camera-usb", "cloud-by-name", "release"]),
     "cloud": ("cloud", CLOUD),
     "cloud with a bucket of others": ("cloud", ["hardened", "release"]),
+    "cloud with metrics": ("cloud", ["metrics", *CLOUD]),
 }
 # Secrets are made by people, by the commands in docs/kubernetes.md, and lie nowhere in git
 SECRETS = {"edge": {"bridge-tls"}, "cloud": {"cloud-broker-tls", "s3sink-tls", "s3-credentials"}}
@@ -141,6 +144,8 @@ def test_no_component_is_left_out() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_knows_every_field(docs: list[Doc], version: str) -> None:
     for doc in docs:
+        if doc["kind"] == "Certificate":  # cert-manager's, looked at below
+            continue
         kubernetes_validate.validate(doc, version, strict=True)  # raises for an unknown apiVersion, too
 
 
@@ -153,7 +158,8 @@ def test_what_is_referred_to_exists(variant: str, docs: list[Doc]) -> None:
     secrets = {it["name"] for key in ("secretRef", "secretKeyRef") for it in find(pods, key)}
     secrets |= {it["secretName"] for it in find(pods, "secret")}
     folder, components = VARIANTS[variant]
-    assert secrets == SECRETS[folder] | ({"bucket-credentials"} if "prepare-bucket" in components else set())
+    more = {"prepare-bucket": "bucket-credentials", "metrics": "operator-tls", "edge-from-lan": "edge-passwords"}
+    assert secrets == SECRETS[folder] | {more[name] for name in components if name in more}
     assert not list(find(pods, "serviceAccountName"))
     assert set(find(docs, "serviceName")) <= set(services)
     hosts = [it["value"] for env in find(pods, "env") for it in env if it["name"] == "MQTT_HOST"]
@@ -167,7 +173,7 @@ def test_volumes_are_there_and_mounted(docs: list[Doc]) -> None:
         mounts = [mount for container in containers(pod) for mount in container.get("volumeMounts", [])]
         assert {mount["name"] for mount in mounts} == set(volumes)
         for mount in mounts:
-            if "subPath" in mount:
+            if "subPath" in mount and "configMap" in volumes[mount["name"]]:
                 name = volumes[mount["name"]]["configMap"]["name"]
                 assert mount["subPath"] in named(docs, "ConfigMap")[name]["data"]
 
@@ -196,30 +202,37 @@ def test_selectors_and_ports_meet_pods(docs: list[Doc]) -> None:
             assert bool(to) == ("to" in rule)
 
 
-def test_all_lies_in_one_namespace_that_nobody_else_reaches(docs: list[Doc]) -> None:
+def test_all_lies_in_one_namespace_that_nobody_else_reaches(variant: str, docs: list[Doc]) -> None:
     (namespace,) = named(docs, "Namespace")
     assert {doc["metadata"].get("namespace") for doc in docs if doc["kind"] != "Namespace"} == {namespace}
     policies = named(docs, "NetworkPolicy")
     assert policies["deny-all"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    allowed = {
-        port["port"]: [peer["podSelector"]["matchLabels"]["app"] for peer in rule.get("from", [])]
-        for policy in policies.values()
-        for rule in policy["spec"].get("ingress", [])
-        for port in rule["ports"]
-    }
-    edge, cloud = {"mqtt": ["detector", "logger"]}, {"devices": [], "sinks": ["s3sink"]}
-    assert allowed == (edge if "edge-broker" in policies else cloud)
-    # to the world: the devices' port alone, which wants a certificate
+    allowed: dict[str, list[str]] = {}
+    for policy in policies.values():
+        for rule in policy["spec"].get("ingress", []):
+            for port in rule["ports"]:
+                peers = [next(iter(next(iter(peer.values()))["matchLabels"].values())) for peer in rule.get("from", [])]
+                allowed[port["port"]] = sorted([*allowed.get(port["port"], []), *peers])
+    # to the world: the devices' port, which wants a certificate, or that of the LAN, which wants a password
+    if "edge-broker" in policies:
+        open_to_all = ["lan"] if "edge-from-lan" in VARIANTS[variant][1] else []
+        few = {"mqtt": ["detector", "logger"]}
+    elif "mqtt-exporter" in policies:
+        # the namespace of Prometheus, which is not ours
+        open_to_all, few = ["devices"], {"sinks": ["mqtt-exporter", "s3sink"], "metrics": ["monitoring"]}
+    else:
+        open_to_all, few = ["devices"], {"sinks": ["s3sink"]}
+    assert allowed == {**few, **{port: [] for port in open_to_all}}
     public = [doc["spec"] for doc in named(docs, "Service").values() if doc["spec"].get("type") == "LoadBalancer"]
-    assert [port["targetPort"] for spec in public for port in spec["ports"]] == (
-        [] if "edge-broker" in policies else ["devices"]
-    )
+    assert [port["targetPort"] for spec in public for port in spec["ports"]] == open_to_all
 
 
 def test_the_conf_of_a_broker_is_the_file(variant: str, docs: list[Doc]) -> None:
     folder = VARIANTS[variant][0]
     (conf,) = [doc["data"] for name, doc in named(docs, "ConfigMap").items() if name.startswith(f"{folder}-broker-")]
-    files = [path for path in (ROOT / "mosquitto" / folder).iterdir() if path.name != "kustomization.yaml"]
+    files = [
+        path for path in (ROOT / "mosquitto" / folder).iterdir() if path.name not in ("kustomization.yaml", "passwords")
+    ]
     assert {name: text.encode() for name, text in conf.items()} == {path.name: path.read_bytes() for path in files}
 
 
@@ -233,6 +246,8 @@ def test_a_broker_has_room_for_what_its_conf_allows(variant: str, docs: list[Doc
     assert bytes_of(container["resources"]["limits"]["memory"]) > 2.5 * int(conf["max_queued_bytes"])
     claim = named(docs, "PersistentVolumeClaim")[name]["spec"]["resources"]["requests"]["storage"]
     assert bytes_of(claim) > 4 * int(conf["max_queued_bytes"])
+    if "edge-from-lan" in VARIANTS[variant][1]:
+        listeners.append(1884)  # whose lines are in docs/recipes.md
     assert [port["containerPort"] for port in container["ports"]] == listeners
     if folder == "edge":
         assert conf["address"] == "cloud-broker:8883"
@@ -341,6 +356,27 @@ def test_settings_are_read_by_the_service(docs: list[Doc]) -> None:
                 for source in find(container, "configMapRef"):
                     given |= set(maps[source["name"]]["data"])
                 assert given <= known
+
+
+def test_cert_manager_s_certificate_is_the_one_that_the_bridge_reads_under_its_device_s_name(tmp_path: Path) -> None:
+    for name in ("k8s", "mosquitto"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    file = tmp_path / "k8s/devices/jetson-02/kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    kustomization["components"].insert(0, "../../components/cert-manager")
+    # as the component's comment tells to
+    component = (ROOT / "k8s/components/cert-manager/kustomization.yaml").read_text()
+    kustomization |= yaml.safe_load(
+        re.sub(r"(?m)^# ?", "", component[component.index("#   replacements:") :].split("\napi")[0])
+    )
+    file.write_text(yaml.safe_dump(kustomization))
+    done = subprocess.run([*kustomize(), str(file.parent)], capture_output=True, text=True, check=True)
+    docs = list(yaml.safe_load_all(done.stdout))
+    certificate = named(docs, "Certificate")["bridge-tls"]["spec"]
+    assert certificate["commonName"] == "jetson-02"
+    assert certificate["usages"] == ["client auth"]
+    bridge = named(docs, "Deployment")["edge-broker"]["spec"]["template"]["spec"]
+    assert certificate["secretName"] in [it["secretName"] for it in find(bridge, "secret")]
 
 
 def test_settings_in_comments_exist_too() -> None:

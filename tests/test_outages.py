@@ -302,7 +302,7 @@ def happen(  # noqa: C901 a table of events
         for queue in (way.edge, way.cloud, way.receipts):
             chance.shuffle(queue)
     elif event == "restart":
-        camera.spool.close()
+        camera.spool.db.close()
         camera.start()
     elif event == "link":
         way.link_up = not way.link_up

@@ -23,9 +23,9 @@ def connected(pipeline: Pipeline, name: str) -> bool:
     return "connected:" in pipeline.log(name)
 
 
-def stored_ids(pipeline: Pipeline) -> list[str]:
+def stored_ids(pipeline: Pipeline, prefix: str = "faces/") -> list[str]:
     """Give the ids of the objects in the bucket."""
-    return [key.split("-")[-1].split(".")[0] for key in pipeline.bucket_keys()]
+    return [key.split("-")[-1].split(".")[0] for key in pipeline.bucket_keys(prefix)]
 
 
 def test_objects_are_the_published_crops_byte_for_byte_with_their_metadata(

@@ -74,7 +74,9 @@ def test_the_operator_clears_the_status_of_a_device_that_is_gone(cloud: Pipeline
 
 
 @pytest.mark.parametrize("user", ["", "home-assistant"])
-def test_nobody_on_the_edge_forges_a_receipt_or_hears_a_face_again(pipeline: Pipeline, user: str) -> None:
+def test_nobody_on_the_edge_forges_a_receipt_switches_a_camera_or_hears_a_face_again(
+    pipeline: Pipeline, user: str
+) -> None:
     pipeline.cloud()
     pipeline.edge()
     pipeline.await_bridge()
@@ -86,7 +88,7 @@ def test_nobody_on_the_edge_forges_a_receipt_or_hears_a_face_again(pipeline: Pip
     anybody.connect("localhost", pipeline.edge_port)
     anybody.loop_start()
     pipeline.clients.append(anybody)
-    for topic in ("receipts/cam0", "status/bridge", "status/bridge/x/y", "elsewhere"):
+    for topic in ("receipts/cam0", "control/cam0", "status/bridge", "status/bridge/x/y", "elsewhere"):
         assert pipeline.publish(anybody, topic, b"forged").getName() == "Not authorized", topic
     for topic in ("again/cam0", "faces/cam0", "status/detector/cam0"):
         assert not pipeline.publish(anybody, topic, topic.encode()).is_failure, topic

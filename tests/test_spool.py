@@ -113,7 +113,7 @@ def test_numbers_rise_for_ever_even_after_all_is_home_and_a_restart(tmp_path: Pa
         assert spool.after(0, 9) == [number + 1] == [spool.newest]
         assert spool.let_go(id_) == number + 1
         assert (spool.count, spool.bytes) == (0, 0)
-        spool.close()
+        spool.db.close()
 
 
 def test_a_spool_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_face_larger_than_the_broker_takes_is_not_sent_and_blocks_no_other(
     broker = Broker(spool, max_packet=20_000)
     add(spool, 1, size=16_000)
     add(spool, 2, size=15_000)
-    assert broker.delivery.max_bytes == 20_000 - 4096
+    assert spool.max_face == 20_000 - 4096
     assert sum(len(broker.at(now)) for now in range(101, 160)) == 1
     assert "16000 bytes, and it takes 15904" in capsys.readouterr().out
 

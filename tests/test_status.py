@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from logger.status import status_row, table
+from service import VERSION
 from tests.pipeline import ROOT, Pipeline, eventually
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
@@ -78,6 +79,8 @@ def test_a_service_that_has_not_spoken_for_a_minute_is_silent() -> None:
         row = status_row("status/jetson-01/detector/cam0", payload, NOW)
         assert row[:4] == ("jetson-01", "detector", "cam0", state)
         assert row[5] == "faces=3"
+        off = status_row("status/detector/cam0", payload.replace(b'"up"', b'"off"'), NOW)
+        assert off[3] == state.replace("up", "off")
 
 
 def test_a_service_that_speaks_once_an_hour_is_not_silent_for_that() -> None:
@@ -92,17 +95,31 @@ def test_what_is_not_well_is_not_called_up() -> None:
         ('"state": "up", "held": 3', "holding"),
         ('"state": "stuck"', "stuck"),
         ('"state": "up", "camera": "up", "held": 0', "up"),
+        ('"state": "off", "camera": "closed"', "off"),
     ):
         payload = f'{{{said}, "at": "2026-11-22T12:00:00+00:00"}}'.encode()
         assert status_row("status/detector/cam0", payload, NOW)[3] == state
 
 
-def test_an_argument_that_is_unknown_starts_nothing() -> None:
-    for argument in ("--staus", "--stat", "status"):
-        command = [sys.executable, "-m", "logger", argument]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
-        assert ended.returncode == 2
-        assert "--status" in ended.stderr
+def test_a_table_of_thousands_is_whole(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    client = pipeline.client(pipeline.edge_port)
+    for n in range(3000):
+        client.publish(f"status/detector/cam{n}", b'{"state": "up"}' + bytes([32]) * 400, qos=1, retain=True)
+    client.publish("end", b"", qos=1).wait_for_publish(60)
+    assert sum(row[1] == "detector" for row in rows_of(pipeline)) == 3000
+
+
+def test_the_fleet_shows_who_is_behind_and_whose_certificate_ends(pipeline: Pipeline) -> None:
+    pipeline.cloud()
+    pipeline.s3_server()
+    pipeline.sink()
+    until = subprocess.run(
+        ["openssl", "x509", "-in", pipeline.certs / "s3sink" / "tls.crt", "-noout", "-enddate", "-dateopt", "iso_8601"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip().removeprefix("notAfter=").replace(" ", "T")  # fmt: skip
+    eventually(lambda: f"version={VERSION} " in status(pipeline, pipeline.sink_port, "operator")[1])
+    assert f"certificate_until={until}" in status(pipeline, pipeline.sink_port, "operator")[1]
 
 
 def test_a_device_that_is_gone_for_good_is_forgotten_by_the_documented_command(pipeline: Pipeline) -> None:

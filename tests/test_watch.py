@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.camera import Frame
+from detector.live import Frame
 from detector.spool import Spool
 from detector.watch import Options, Watch
 from service import Settings

@@ -20,8 +20,9 @@ import cv2.data
 import numpy as np
 from cv2.typing import MatLike
 
-from detector.camera import Frame, open_camera
+from detector.camera import open_camera
 from detector.faces import Box, Detect, Face, crop, encode, look, open_detector, sharpness
+from detector.live import Frame
 from detector.motion import Motion
 from detector.spool import Spool
 from detector.tracks import Tracker, affinity

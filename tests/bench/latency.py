@@ -55,7 +55,7 @@ def peak(pid: int) -> float:
 
 def delays(log: str) -> list[float]:
     """Give for each PUT in nginx's log how long before, in ms, its frame was captured."""
-    found = re.findall(r"^(\S+) /faces/faces/jetson-01/cam0/(\d{4}/\d\d/\d\d/\d{6}\.\d{3})Z", log, re.M)
+    found = re.findall(r"^(\S+) /faces/faces/[\w-]+/cam0/(\d{4}/\d\d/\d\d/\d{6}\.\d{3})Z", log, re.M)
     when = [datetime.strptime(at, "%Y/%m/%d/%H%M%S.%f").replace(tzinfo=timezone.utc).timestamp() for _, at in found]
     return [1000 * (float(put) - at) for (put, _), at in zip(found, when, strict=True)]
 

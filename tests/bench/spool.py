@@ -28,7 +28,7 @@ def fill(path: Path, faces: int) -> None:
         "INSERT INTO faces (id, content_type, properties, bytes, payload) VALUES (?, ?, ?, ?, ?)", rows
     )
     spool.db.execute("COMMIT")
-    spool.close()
+    spool.db.close()
 
 
 def measure(path: Path) -> tuple[float, float, float]:
@@ -47,7 +47,7 @@ def measure(path: Path) -> tuple[float, float, float]:
         if number % 250 == 0:
             delivery.report()
     cpu = time.process_time() - began_cpu
-    spool.close()
+    spool.db.close()
     return opened, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

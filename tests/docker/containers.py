@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -60,6 +61,10 @@ class Cloud:
     def __init__(self, directory: Path) -> None:
         self.env_file = directory / "cloud.env"
         self.certs = directory / "certs"
+        # a copy, for a test may change the ACL
+        self.checkout = directory / "checkout"
+        for folder in ("cloud", "mosquitto"):
+            shutil.copytree(ROOT / folder, self.checkout / folder)
         self.settings = {
             "S3_BUCKET": BUCKET,
             "AWS_REGION": "us-east-1",
@@ -67,7 +72,8 @@ class Cloud:
             "AWS_ENDPOINT_URL_S3": "http://s3:9000",
             "S3_PUBLIC": "1",
             "S3_EXPIRE_DAYS": "30",
-            "CLOUD_PORT": "18883",
+            "CLOUD_PORT": str(free_port()),
+            "CA_HERE": "1",
             "BROKER_IMAGE": BROKER_IMAGE,
             "SINK_IMAGE": "faces-test/s3sink",
         }
@@ -80,7 +86,7 @@ class Cloud:
             self.env_file.write_text(text)
         env = {**os.environ, "PROJECT": PROJECT, "CERTS": str(self.certs), "ENV_FILE": str(self.env_file)}
         return subprocess.Popen(
-            [ROOT / "cloud" / script, *arguments],
+            [self.checkout / "cloud" / script, *arguments],
             env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ from tests.docker.containers import (
     start_s3,
     start_service,
 )
-from tests.pipeline import ROOT, make_certs
+from tests.pipeline import ROOT, free_port, make_certs
 
 pytestmark = pytest.mark.skipif(not BROKER_IMAGE, reason="in containers: run tests/docker/run")
 BROKER, SINK = f"{PROJECT}-cloud-broker", f"{PROJECT}-s3sink"
@@ -275,6 +276,69 @@ def test_the_operator_sees_the_fleet(cloud: Cloud, edge: Listener) -> None:  # n
     assert ["jetson-01", "detector", "cam0", "done"] in rows
     assert ["jetson-01", "logger", "logger", "up"] in rows
     assert ["-", "s3sink", "s3sink", "up"] in rows
+
+
+def test_the_documented_exporter_serves_the_fleet_s_figures(cloud: Cloud, edge: Listener) -> None:  # noqa: ARG001
+    make_certs(cloud.certs, "operator")
+    page = (ROOT / "docs/metrics.md").read_text()
+    command = re.findall(r"^\$ (docker run (?:.*\\\n)*.*)", page, re.MULTILINE)[0]
+    port = free_port()
+    for written, here in (
+        ("--name faces-metrics --network faces ", f"--name {PROJECT}-metrics --network {PROJECT} "),
+        ("$PWD/certs", str(cloud.certs)),
+        (":9000:", f":{port}:"),
+        # the same release from PyPI
+        ("kpetrem/mqtt-exporter:1.12.1", "faces-test/mqtt-exporter"),
+    ):
+        assert written in command
+        command = command.replace(written, here)
+    subprocess.run(command, shell=True, cwd=ROOT, check=True)
+
+    def figures() -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    for figure in ("status_jetson-01_logger_logger", "status_s3sink_s3sink"):
+        eventually(lambda figure=figure: f'mqtt_state{{topic="{figure}"}} 1.0' in figures())  # type: ignore[misc]
+    eventually(lambda: 'mqtt_dropped{topic="$sys_broker_publish_messages"}' in figures())
+    docker("rm", "-f", f"{PROJECT}-metrics")
+
+
+def test_a_stolen_device_is_shut_out_by_cloud_up_and_all_others_stay_connected(
+    cloud: Cloud,
+    edge: Listener,  # noqa: ARG001 the order
+) -> None:
+    make_certs(cloud.certs, "device jetson-02")
+    party = cloud.certs / "jetson-02"
+    thief = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    thief.tls_set(str(party / "ca.crt"), str(party / "tls.crt"), str(party / "tls.key"))
+    told: list[str] = []
+    thief.on_publish = lambda _client, _data, _mid, reason, _properties: told.append(reason.getName())
+    thief.connect("localhost", int(cloud.settings["CLOUD_PORT"]))
+    thief.loop_start()
+
+    def says(word: str) -> bool:
+        count = len(told)
+        thief.publish("status/jetson-02/detector/cam0", b"stolen", qos=1)
+        eventually(lambda: len(told) > count)
+        return word in told[-1]
+
+    assert not says("Not authorized")
+    connected = [name for name in (BROKER, SINK) for _ in docker("logs", name).splitlines() if "onnected" in _]
+    before = [inspect(name)["Id"] for name in (BROKER, SINK)]
+    script = cloud.checkout / "mosquitto/certs"
+    subprocess.run([script, "revoke", "jetson-02"], env={**os.environ, "CERTS": str(cloud.certs)}, check=True)
+    cloud.up()
+    eventually(lambda: says("Not authorized"))
+    assert thief.is_connected()
+    assert [inspect(name)["Id"] for name in (BROKER, SINK)] == before
+    assert connected == [name for name in (BROKER, SINK) for _ in docker("logs", name).splitlines() if "onnected" in _]
+    thief.reconnect()
+    eventually(lambda: "certificate verify failed" in docker("logs", BROKER))
+    thief.loop_stop()
 
 
 def test_everybody_may_read_the_faces_and_write_nothing(bucket: Bucket, edge: Listener) -> None:
