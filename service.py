@@ -30,8 +30,8 @@ STUCK = 60  # s without a sign of life; the longest wait of a healthy network th
 POISONED = 3  # connections in a row that ended at a message that paho cannot take
 # What a broker may lack by its CONNACK, and what then does not work
 LACKS = {
-    "SharedSubscriptionAvailable": "a second sink would store each face once more",
-    "RetainAvailable": "make status shows only what is said while it looks",
+    "SharedSubscriptionAvailable": "run one sink, with MQTT_TOPIC=faces/#: nothing may come by $share",
+    "RetainAvailable": "make status sees only what is said while it looks",
     "WildcardSubscriptionAvailable": "name each topic in MQTT_TOPIC",
 }
 # notBefore and notAfter of a certificate (RFC 5280, 4.1.2.5): UTCTime until 2049, then GeneralizedTime
