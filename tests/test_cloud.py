@@ -259,7 +259,9 @@ def test_the_vm_fetches_certificates_hands_over_a_role_and_runs_cloud_up(
     account["CERTS"] = str(tmp_path / "certs")
     for party in ("server", "sink"):
         run(ROOT / "mosquitto" / "certs", party, env=account)
-    run("sh", "-c", f"cd '{tmp_path}' && {documented('put-parameter')}", env=account)
+    packed, put = documented("put-parameter").split("| aws ")
+    assert int(run("sh", "-c", f"cd '{tmp_path}' && {packed} | wc -c", env=account).stdout) <= 4096
+    run("sh", "-c", f"cd '{tmp_path}' && {packed} | aws {put}", env=account)
     run("sh", "-c", f"cd '{ROOT}' && {documented('cloudformation deploy')}", env=account)
     run("sh", "-c", documented("describe-stacks"), env=account)
     assert vm.stack.outputs["Session"].endswith(f"--target {vm.stack.vm()['InstanceId']}")
