@@ -113,7 +113,8 @@ CHECKS: list[tuple[str, Callable[[str, Reader], None]]] = [
     (r"docker run .* faces-logger:dev python -m logger --status", is_run_elsewhere(FLEET)),
     (r"docker run .* kpetrem/mqtt-exporter:1.12.1", is_run_elsewhere(EXPORTER)),
     (r"mosquitto_pub -u home .*", is_run_elsewhere(SWITCH)),
-    (r"(PROJECT=\S+ .*)?cloud/up", is_run_elsewhere(UP)),
+    (r"PROJECT=\S+ .* cloud/up", is_run_elsewhere(IN_CONTAINERS + "test_a_second_cell_stands_beside_the_first")),
+    (r"cloud/up", is_run_elsewhere(UP)),
     (r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*", in_a_cluster),
     (r"mosquitto_sub .*( -i s3sink-1 |--remove-retained).*", in_a_cluster),
 ]

@@ -191,6 +191,35 @@ def test_of_two_at_once_one_says_so(cloud: Cloud) -> None:
     assert any(text == "cloud/up: another cloud/up or cloud/down is running\n" for text in said)
 
 
+def test_a_second_cell_stands_beside_the_first(cloud: Cloud, bucket: Bucket, tmp_path: Path) -> None:
+    before = [inspect(name)["Id"] for name in (BROKER, SINK)]
+    other = Cloud(tmp_path, f"{PROJECT}-cell-2")
+    other.certs.mkdir()
+    for name in ("ca.crt", "ca.key"):  # as docs/cells.md says
+        (other.certs / name).symlink_to(cloud.certs / name)
+    docker("network", "create", other.project)
+    docker("network", "connect", "--alias", "s3", other.project, f"{PROJECT}-s3")
+    try:
+        other.up(CLOUD_PORT="18893")
+        make_certs(cloud.certs, "device porch")
+        ca, crt, key = (str(cloud.certs / "porch" / name) for name in ("ca.crt", "tls.crt", "tls.key"))
+        device = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        device.tls_set(ca, crt, key)
+        device.connect("localhost", 18893)
+        device.loop_start()
+        device.publish("faces/porch/cam0", picture(0), qos=1).wait_for_publish(30)
+        device.disconnect()
+        (stored,) = eventually(lambda: bucket.everything("faces/porch/cam0/"))
+        bucket.s3.delete_object(Bucket=BUCKET, Key=stored)  # the next tests count
+        assert "key=faces/porch/cam0/" in docker("logs", f"{other.project}-s3sink")
+        assert [inspect(name)["Id"] for name in (BROKER, SINK)] == before
+    finally:
+        docker("network", "disconnect", other.project, f"{PROJECT}-s3")
+        other.down("--all")
+    assert [inspect(name)["State"]["Running"] for name in (BROKER, SINK)] == [True, True]
+    assert not any("cell-2" in name for name in leftovers())
+
+
 def test_an_update_that_fails_leaves_what_ran_running(cloud: Cloud) -> None:
     before = [inspect(name)["Id"] for name in (BROKER, SINK)]
     # Nothing but the sink itself notices
