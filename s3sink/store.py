@@ -170,7 +170,7 @@ class Store:
                 Metadata=target.metadata,
                 **({"IfNoneMatch": "*"} if once else {}),
             )
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, RuntimeError) as error:  # the latter: credentials that ended
             if error_code(error) != "PreconditionFailed":
                 self.failed(error)
                 return error

@@ -359,7 +359,7 @@ def test_unset_bucket(cloud: Cloud, settings: str) -> None:
 
 @pytest.mark.parametrize(("path", "why"), [("aws/config", "give an absolute path"), ("/none/config", "no such file")])
 def test_a_file_of_the_sdk_that_is_not_there(cloud: Cloud, path: str, why: str) -> None:
-    cloud.env_file.write_text(f"S3_BUCKET=faces\nAWS_CONFIG_FILE={path}\n")
+    cloud.env_file.write_text(f"S3_BUCKET=faces\nCA_HERE=1\nAWS_CONFIG_FILE={path}\n")
     line = cloud.refusal(status=2)
     assert f"AWS_CONFIG_FILE={path}" in line
     assert why in line

@@ -52,6 +52,29 @@ def test_a_face_is_held_through_every_failure_and_then_stored(pipeline: Pipeline
     eventually(lambda: "bucket takes objects again" in pipeline.log("s3sink"))
 
 
+def test_credentials_that_were_not_renewed_in_time_are_held_for(pipeline: Pipeline, tmp_path: Path) -> None:
+    """They come from a file that a timer writes, as cloud/assume-role does."""
+
+    def renew(until: str) -> None:
+        keys = {"Version": 1, "AccessKeyId": "x", "SecretAccessKey": "y", "SessionToken": "z", "Expiration": until}
+        (tmp_path / "new.json").write_text(json.dumps(keys))
+        (tmp_path / "new.json").rename(tmp_path / "credentials.json")
+
+    renew("2020-01-01T00:00:00Z")
+    (tmp_path / "config").write_text(f'[default]\ncredential_process = cat "{tmp_path}/credentials.json"\n')
+    pipeline.s3_server()
+    pipeline.cloud()
+    no_keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    pipeline.sink(AWS_CONFIG_FILE=str(tmp_path / "config"), **no_keys)
+    eventually(lambda: "connected:" in pipeline.log("s3sink"))
+    device = pipeline.client(pipeline.cloud_port, "jetson-01")
+    pipeline.publish(device, "faces/jetson-01/cam0", picture(), **WORDS)
+    eventually(lambda: "bucket does not take it, holding: error=RuntimeError" in pipeline.log("s3sink"))
+    assert "the refreshed credentials are still expired" in pipeline.log("s3sink")
+    renew("2099-01-01T00:00:00Z")
+    eventually(pipeline.bucket_keys)
+
+
 def reconnected(pipeline: Pipeline, connects: int) -> bool:
     """Tell whether the sink has connected more often than that."""
     return pipeline.log("s3sink").count("connected: broker") > connects
