@@ -352,7 +352,7 @@ def test_the_documented_exporter_serves_the_fleet_s_figures(cloud: Cloud, edge: 
 
     for figure in ("status_jetson-01_logger_logger", "status_s3sink_s3sink"):
         eventually(lambda figure=figure: f'mqtt_state{{topic="{figure}"}} 1.0' in figures())  # type: ignore[misc]
-    eventually(lambda: 'mqtt_dropped{topic="$sys_broker_publish_messages"}' in figures())
+    eventually(lambda: 'mqtt_connected{topic="$sys_broker_clients"}' in figures())
     docker("rm", "-f", f"{PROJECT}-metrics")
 
 
