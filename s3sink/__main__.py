@@ -90,7 +90,7 @@ class Sink:
     def connected(self, client: mqtt.Client, *_connack: object) -> None:
         """Let go of what came over the last connection, for the broker sends it again; subscribe."""
         self.let_go()
-        self.over = threading.Event()
+        self.over, self.peers = threading.Event(), set()
         # Retained messages come once, not at each connect
         once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         if self.leaving:

@@ -1,5 +1,6 @@
 """Do sinks come and go under flow, with all stored and nothing left in the session of one that is gone?"""
 
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from s3sink.__main__ import DRAIN, LEAVE
 from tests.faults import FaultyS3
-from tests.pipeline import Pipeline, eventually
+from tests.pipeline import ROOT, Pipeline, eventually
 from tests.test_sink import picture
 
 SHARED = {"MQTT_TOPIC": "$share/s3sink/faces/#", "S3_UPLOADS": "1"}  # the broker keeps all but a window of 4
@@ -142,3 +144,8 @@ def test_what_cannot_be_stored_in_time_waits_for_the_return(cloud: Cloud) -> Non
     cloud.store.heal()
     cloud.start("s3sink-10")
     cloud.all_stored()
+
+
+def test_kubernetes_gives_a_sink_the_time_that_it_takes_to_leave() -> None:
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", (ROOT / "k8s/cloud/s3sink.yaml").read_text())
+    assert int(grace) > LEAVE + DRAIN + 10
