@@ -33,7 +33,7 @@ lint: .venv/ready ## style, types, shell scripts, workflows
 	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	check-jsonschema --builtin-schema vendor.renovate .github/renovate.json
 	zizmor --quiet --offline .github
-	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
+	shellcheck mosquitto/certs mosquitto/run-local cloud/up cloud/down cloud/assume-role tests/system tests/docker/run tests/docker/stand-ins .ci/by-digest
 
 bench: .venv/ready ## what it costs and how fast it is, next to a peer in the same run
 	@tests/system bench

@@ -66,12 +66,8 @@ def main() -> None:
     session.SessionExpiryInterval = DAY
 
     def report() -> dict[str, object]:
-        return {
-            **watch.counts,
-            **delivery.report(),
-            **camera.state,
-            **({"state": "off"} if delivery.switch.off else {}),
-        }
+        off = {"state": "off"} if delivery.switch.off else {}
+        return {**watch.counts, **delivery.report(), **camera.state, **off}
 
     status = f"status/detector/{options.name}"
     client = Client(broker, status, delivery.connected, session, pulse=pulse, report=report)

@@ -117,7 +117,7 @@ class Live:
             frames = self.read(capture, stop)
             if stop.is_set():
                 return
-            self.deadline = time.monotonic() + self.hang
+            self.deadline = time.monotonic() + self.hang + LONGEST_WAIT  # until it has been opened again
             capture.release()
             if frames == 1 and self.source.startswith("http"):  # a URL that gives one picture an answer
                 stop.wait(began + 1 - time.monotonic())

@@ -19,7 +19,9 @@ from .store import Failed, Gone, Store
 
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
-DRAIN = 9.0  # s for uploads and receipts to end at SIGTERM; leaving takes up to 10 more
+LEAVE = 90.0  # s at SIGTERM for what the broker has dealt to a sink that others replace
+DRAIN = 9.0  # s then for uploads and receipts to end; the last word takes up to 10 more
+PEERS = "status/s3sink/+"
 
 
 class Taken:
@@ -78,6 +80,9 @@ class Sink:
     def __init__(self, store: Store, topic: str) -> None:
         self.store = store
         self.topic = topic
+        self.leaving = False
+        self.peers: set[str] = set()  # the sinks that are up
+        self.came = 0  # messages
         self.over = threading.Event()  # of the present connection
         self.waiting: SimpleQueue[Taken] = SimpleQueue()  # not begun
         self.taken: SimpleQueue[Taken | None] = SimpleQueue()  # in the order received
@@ -88,10 +93,21 @@ class Sink:
         self.over = threading.Event()
         # Retained messages come once, not at each connect
         once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-        client.subscribe(self.topic, options=once)
+        if self.leaving:
+            client.unsubscribe([self.topic, PEERS])
+        elif self.topic.startswith("$share/"):
+            client.subscribe([(self.topic, once), (PEERS, SubscribeOptions())])
+        else:
+            client.subscribe(self.topic, options=once)
+
+    def on_status(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        """Note which sinks that share the subscription are up."""
+        up = message.payload and b'"down"' not in message.payload
+        (self.peers.add if up else self.peers.discard)(message.topic.rpartition("/")[2])
 
     def on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         """Take a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
+        self.came += 1
         taken = Taken(message, self.over)
         size = len(taken.payload)
         if taken.qos == 0 and self.store.counts["bytes"] + size > MAX_QOS0:
@@ -132,6 +148,33 @@ class Sink:
             while True:
                 self.waiting.get_nowait().ended.set()
 
+    def leave(self, client: Client, name: str) -> None:
+        """Leave for good if others go on: be dealt nothing more, store what was dealt, and end the session.
+
+        Not so the lowest name, whose session keeps what comes meanwhile: StatefulSets take away the highest first.
+        """
+        if name == min(self.peers | {name}, key=lambda peer: (len(peer), peer)):
+            return
+        self.leaving = True
+        client.unsubscribe([self.topic, PEERS])
+        give_up = time.monotonic() + LEAVE
+        while time.monotonic() < give_up:
+            before = self.over, self.came
+            if not self.store.counts["taken"] and (said := client.say()) and not said.rc:
+                # A broker answers in order: whatever it had for this sink has come before
+                said.wait_for_publish(5)
+                if said.is_published() and before == (self.over, self.came):
+                    log("left for good, other sinks go on")
+                    # Waited for: an answer that is not read would take the DISCONNECT back, by TCP's reset
+                    client.publish(client.status, b"", qos=1, retain=True).wait_for_publish(5)
+                    end = Properties(PacketTypes.DISCONNECT)
+                    end.SessionExpiryInterval = 0
+                    client.disconnect(properties=end)
+                    client.loop_stop()
+                    os._exit(0)
+            time.sleep(0.2)
+        log("more was dealt to this sink than it could store, it does when it is back", left=self.store.counts["taken"])
+
 
 def main() -> None:
     """Subscribe on the cloud's broker, and store until SIGTERM or Ctrl-C."""
@@ -153,6 +196,7 @@ def main() -> None:
     status = f"status/s3sink/{broker.client_id}"
     client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
+    client.message_callback_add(PEERS, sink.on_status)
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
     for _ in range(uploads):
@@ -163,6 +207,7 @@ def main() -> None:
         if store.reason or not store.counts["taken"] or not client.is_connected():
             pulse.beat("acknowledger")  # it waits, and why is known
 
+    sink.leave(client, broker.client_id)
     client.on_message = None  # what still comes stays with the broker
     sink.let_go()
     sink.taken.put(None)

@@ -3,11 +3,13 @@
 import base64
 import email
 import fcntl
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cfnlint.api import lint_all  # type: ignore[import-untyped]
 from moto import mock_aws
 
 from s3sink.bucket import public_statements
+from tests.stores import running
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "cloud" / "aws.yaml"
@@ -37,7 +40,7 @@ def resolve(value: Any, names: dict[str, Any]) -> Any:  # noqa: PLR0911 a case, 
         case {"Fn::GetAtt": parts}:
             return names.get(".".join(parts), value)
         case {"Fn::Sub": str(text)}:
-            return re.sub(r"\$\{([\w.]+)\}", lambda found: str(names.get(found[1], found[0])), text)
+            return re.sub(r"\$\{([\w.:]+)\}", lambda found: str(names.get(found[1], found[0])), text)
         case {"Fn::If": [condition, yes, no]}:
             return resolve(yes if names[condition] else no, names)
         case dict():
@@ -51,7 +54,7 @@ class Stack:
     """The template, deployed."""
 
     def __init__(self, **parameters: str) -> None:
-        given = {"Repository": "https://example.org/faces.git", "Certificates": "AAAA", "PublicRead": "true"}
+        given = {"Repository": "https://example.org/faces.git", "PublicRead": "true"}
         self.session = boto3.Session("key", "secret", region_name="eu-central-1")
         given |= parameters
         formation = self.client("cloudformation")
@@ -66,7 +69,9 @@ class Stack:
         self.bucket = self.outputs["Bucket"]
         arn = f"arn:aws:s3:::{self.bucket}"
         public = given["PublicRead"] == "true"
-        self.names = {**given, "Bucket": self.bucket, "Bucket.Arn": arn, "Public": public}
+        self.names = {**given, "Bucket": self.bucket, "Bucket.Arn": arn, "Public": public, "Role.Arn": "the VM's"}
+        self.names |= {"SinkRole.Arn": "the sink's", "Certificates": given.get("Certificates", "/faces/certificates")}
+        self.names |= {"AWS::Partition": "aws", "AWS::Region": "eu-central-1", "AWS::AccountId": "123456789012"}
 
     def client(self, service: str) -> Any:
         """An AWS client."""
@@ -129,17 +134,39 @@ def test_the_bucket_forgets_faces_and_outlives_the_stack() -> None:
     assert TEMPLATE_BODY["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
 
 
-def test_the_vm_may_put_objects_and_nothing_else() -> None:
-    stack = Stack()
-    (role,) = stack.client("iam").list_roles()["Roles"]
-    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
-    declared = stack.properties("Role")
-    assert set(declared) == {"AssumeRolePolicyDocument", "Policies"}
-    (policy,) = declared["Policies"]
-    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*")]
-    assert policy["PolicyDocument"]["Statement"] == [
-        {"Effect": "Allow", "Action": "s3:PutObject", "Resource": resources}
+def allowed(role: Any) -> list[tuple[str, Any]]:
+    """What a role's own policies allow, an action at a time, and on what."""
+    assert set(role) == {"AssumeRolePolicyDocument", "Policies"}
+    statements = [it for policy in role["Policies"] for it in policy["PolicyDocument"]["Statement"]]
+    assert {it["Effect"] for it in statements} == {"Allow"}
+    actions = [
+        (it["Action"] if isinstance(it["Action"], list) else [it["Action"]], it["Resource"]) for it in statements
     ]
+    return [(action, resource) for several, resource in actions for action in several]
+
+
+def test_the_sink_may_put_objects_and_nothing_else() -> None:
+    stack = Stack()
+    role = stack.properties("SinkRole")
+    (trusted,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert (trusted["Principal"], trusted["Action"]) == ({"AWS": "the VM's"}, "sts:AssumeRole")
+    resources = [f"arn:aws:s3:::{stack.bucket}/{key}" for key in ("faces/*", "rejected/*")]
+    assert allowed(role) == [("s3:PutObject", resources)]
+
+
+def test_the_vm_may_fetch_its_certificates_open_sessions_and_hand_over_the_sinks_role() -> None:
+    stack = Stack(Certificates="/mine/certs")
+    role = stack.properties("Role")
+    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
+    (fetch, resource), *sessions = allowed(role)
+    assert (fetch, resource) == ("ssm:GetParameter", "arn:aws:ssm:eu-central-1:123456789012:parameter/mine/certs")
+    # https://docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-create-iam-instance-profile.html
+    assert [action for action, _ in sessions] == [
+        "ssm:UpdateInstanceInformation",
+        *(f"ssmmessages:{verb}{kind}Channel" for verb in ("Create", "Open") for kind in ("Control", "Data")),
+    ]
+    (hand_over,) = stack.properties("HandOver")["PolicyDocument"]["Statement"]
+    assert hand_over == {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "the sink's"}
 
 
 def test_only_8883_is_open_and_the_address_is_fixed() -> None:
@@ -156,41 +183,114 @@ def test_only_8883_is_open_and_the_address_is_fixed() -> None:
     assert address["InstanceId"] == stack.vm()["InstanceId"]
 
 
-def test_credentials_take_a_token_and_reach_containers() -> None:
-    assert Stack().properties("VM")["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
+def test_no_container_reaches_the_metadata_service() -> None:
+    assert Stack().properties("VM")["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
 
 
-def test_the_vm_unpacks_its_certificates_and_runs_cloud_up_of_the_given_ref(tmp_path: Path) -> None:
-    certs, repository, vm = tmp_path / "certs", tmp_path / "repository", tmp_path / "vm"
-    made = {**os.environ, "CERTS": str(certs)}
-    for party in ("server", "sink"):
-        run(ROOT / "mosquitto" / "certs", party, env=made)
-    packed = subprocess.run(
-        ["tar", "-C", certs, "-cz", "ca.crt", "cloud-broker", "s3sink"], capture_output=True, check=True
+def test_the_stack_waits_until_the_vm_says_how_its_start_ended() -> None:
+    assert "ResourceSignal" in TEMPLATE_BODY["Resources"]["VM"]["CreationPolicy"]
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An AWS account, and the environment of a VM in it; aws is the real one, in an environment of its own."""
+    aws = f'exec {sys.executable} -m uv tool run -q --from awscli==1.46.2 aws "$@"'
+    notes = {name: f'printf "%s\\n" "$*" >>"{tmp_path}/{name}"' for name in ("cfn-signal", "systemd-run")}
+    path = stubs(tmp_path, aws=aws, dnf="exit 0", systemctl='[ "$1" != is-active ]', **notes)
+    with running("moto") as store:
+        keys = {**store.keys, "AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "eu-central-1"}
+        yield {**os.environ, **keys, "PATH": path}
+
+
+class VM:
+    """A VM that the template starts, with a repository whose cloud/up only says what it finds."""
+
+    def __init__(self, directory: Path, env: dict[str, str], up: str = "cat cloud/.env; find certs -type f") -> None:
+        self.directory, self.env = directory, env
+        self.root = directory / "vm"
+        repository = directory / "repository"
+        (repository / "cloud").mkdir(parents=True)
+        (repository / "cloud/up").write_text(f"#!/bin/sh\n{up}\n")
+        (repository / "cloud/up").chmod(0o755)
+        shutil.copy(ROOT / "cloud/assume-role", repository / "cloud")
+        git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"], ["branch", "release"]):
+            run(*git, *command)
+        self.stack = Stack(Repository=f"file://{repository}", Ref="release")
+
+    def start(self, shell: str = "sh", patience: int = 900, status: int = 0) -> str:
+        """Run what the VM runs at a start, which must end with that status; gives what it printed."""
+        script = self.stack.script().replace("/opt/faces", str(self.root)).replace("/opt/aws/bin/", "")
+        assert "+ 900" in script
+        script = script.replace("+ 900", f"+ {patience}")
+        done = subprocess.run([*shell.split(), "-c", script], env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def noted(self, program: str) -> list[str]:
+        """What a program was called with, a line a call."""
+        return (self.directory / program).read_text().splitlines()
+
+
+def documented(word: str) -> str:
+    """The command of docs/operations.md that has this word in it, as it stands there."""
+    page = (ROOT / "docs/operations.md").read_text().replace("\\\n", " ")
+    (command,) = [line[2:] for line in page.splitlines() if line.startswith("$ ") and word in line]
+    return command
+
+
+def test_userdata_holds_no_key_and_is_a_good_script() -> None:
+    parameters = TEMPLATE_BODY["Parameters"]
+    assert not [name for name, parameter in parameters.items() if "NoEcho" in parameter]
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "-s", "sh", "-"],
+        input=Stack().script(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    encoded = base64.b64encode(packed.stdout).decode()
-    assert len(encoded) <= 4096, "more than a parameter may hold"
+    assert checked.returncode == 0, checked.stdout
 
-    # A repository whose cloud/up only says what it finds
-    (repository / "cloud").mkdir(parents=True)
-    up = repository / "cloud" / "up"
-    up.write_text("#!/bin/sh\ncat cloud/.env; find certs -type f\n")
-    up.chmod(0o755)
-    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"], ["branch", "release"]):
-        run(*git, *command)
 
-    script = Stack(Repository=f"file://{repository}", Ref="release", Certificates=encoded).script()
-    programs = stubs(tmp_path, dnf="exit 0", systemctl="exit 0")
-    for _start in ("the first", "a later"):
-        told = run("sh", "-c", script.replace("/opt/faces", str(vm)), env={**os.environ, "PATH": programs}).stdout
-    assert "S3_BUCKET=faces-bucket" in told
-    assert "AWS_REGION=eu-central-1" in told
-    assert "certs/cloud-broker/tls.key" in told
-    assert "certs/s3sink/tls.key" in told
+def test_the_vm_fetches_certificates_hands_over_a_role_and_runs_cloud_up(
+    tmp_path: Path, account: dict[str, str]
+) -> None:
+    vm = VM(tmp_path, account)
+    account["CERTS"] = str(tmp_path / "certs")
+    for party in ("server", "sink"):
+        run(ROOT / "mosquitto" / "certs", party, env=account)
+    packed, put = documented("put-parameter").split("| aws ")
+    assert int(run("sh", "-c", f"cd '{tmp_path}' && {packed} | wc -c", env=account).stdout) <= 4096
+    run("sh", "-c", f"cd '{tmp_path}' && {packed} | aws {put}", env=account)
+    run("sh", "-c", f"cd '{ROOT}' && {documented('cloudformation deploy')}", env=account)
+    run("sh", "-c", documented("describe-stacks"), env=account)
+    assert vm.stack.outputs["Session"].endswith(f"--target {vm.stack.vm()['InstanceId']}")
+
+    for shell in ("sh", "bash --posix"):  # Amazon Linux's sh is the latter; the second is a later start
+        told = vm.start(shell)
+    assert f"S3_BUCKET={vm.stack.bucket}\nAWS_REGION=eu-central-1\nAWS_CONFIG_FILE={vm.root}/aws/config\n" in told
+    assert {"certs/cloud-broker/tls.key", "certs/s3sink/tls.key"} <= set(told.split())
     assert "ca.key" not in told
-    for secret in (vm / "certs/cloud-broker/tls.key", vm / "cloud/.env"):
-        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    for secret in ("certs/cloud-broker/tls.key", "certs/s3sink/tls.key", "cloud/.env", "aws/credentials.json"):
+        assert stat.S_IMODE((vm.root / secret).stat().st_mode) == 0o600
+    assert vm.noted("cfn-signal")[0].startswith("-e 0 ")
+
+    # What the sink's SDK takes from there, and what the timer renews
+    (timer, *_) = vm.noted("systemd-run")
+    assert "--on-unit-active 15min" in timer
+    keys = json.loads((vm.root / "aws/credentials.json").read_text())
+    found = "import boto3; print(boto3.Session().get_credentials().get_frozen_credentials().token)"
+    env = {"PATH": os.environ["PATH"], "AWS_CONFIG_FILE": str(vm.root / "aws/config")}
+    assert run(sys.executable, "-c", found, env=env).stdout.strip() == keys["SessionToken"]
+    run("sh", "-c", timer[timer.index(f"{vm.root}/cloud/assume-role") :], env=account)
+    assert json.loads((vm.root / "aws/credentials.json").read_text())["AccessKeyId"] != keys["AccessKeyId"]
+
+
+def test_a_start_that_fails_is_told_to_cloudformation(tmp_path: Path, account: dict[str, str]) -> None:
+    vm = VM(tmp_path, account)
+    vm.start(patience=0, status=1)  # there are no certificates
+    (signal,) = vm.noted("cfn-signal")
+    assert signal.startswith("-e 1 --reason certificates: see /var/log/cloud-init-output.log ")
 
 
 # ---- cloud/up and cloud/down, as far as they get without an engine -----------------------------------------
@@ -255,6 +355,14 @@ def test_missing_settings(cloud: Cloud) -> None:
 def test_unset_bucket(cloud: Cloud, settings: str) -> None:
     cloud.env_file.write_text(settings)
     assert "give the name of a bucket" in cloud.refusal(status=2)
+
+
+@pytest.mark.parametrize(("path", "why"), [("aws/config", "give an absolute path"), ("/none/config", "no such file")])
+def test_a_file_of_the_sdk_that_is_not_there(cloud: Cloud, path: str, why: str) -> None:
+    cloud.env_file.write_text(f"S3_BUCKET=faces\nAWS_CONFIG_FILE={path}\n")
+    line = cloud.refusal(status=2)
+    assert f"AWS_CONFIG_FILE={path}" in line
+    assert why in line
 
 
 def test_the_example_is_complete_but_for_the_bucket(cloud: Cloud) -> None:

@@ -101,6 +101,7 @@ BY_HAND = "tests/docker/test_by_hand.py::test_the_commands_as_they_stand_bring_a
 FLEET = IN_CONTAINERS + "test_the_operator_sees_the_fleet"
 EXPORTER = IN_CONTAINERS + "test_the_documented_exporter_serves_the_fleet_s_figures"
 SWITCH = "tests/test_switch.py::test_an_open_camera_is_let_go_and_stays_so_over_restarts"
+AWS = "tests/test_cloud.py::test_the_vm_fetches_certificates_hands_over_a_role_and_runs_cloud_up"
 CHECKS: list[tuple[str, Callable[[str, Reader], None]]] = [
     (r'make [\w-]+( \w+=("[^"]*"|\S+))*', is_a_target),
     (r"kubectl apply -f \S+/namespace\.yaml|kubectl create namespace \S+ --save-config", makes_a_namespace),
@@ -108,10 +109,12 @@ CHECKS: list[tuple[str, Callable[[str, Reader], None]]] = [
     (r"kubectl (-n \S+ )?create secret generic .*", makes_a_secret),
     (r"(CERTS=\S+ )?mosquitto/certs .*|mkdir -p certs/.*", is_run_here),
     (r"cp (-r k8s/devices/|cloud/\.env).*", is_run_here),
+    (r"tar .* aws ssm put-parameter .*|aws cloudformation .*", is_run_elsewhere(AWS)),
     (r"docker run .* faces-logger:dev python -m logger --status", is_run_elsewhere(FLEET)),
     (r"docker run .* kpetrem/mqtt-exporter:1.12.1", is_run_elsewhere(EXPORTER)),
     (r"mosquitto_pub -u home .*", is_run_elsewhere(SWITCH)),
-    (r"(PROJECT=\S+ .*)?cloud/up", is_run_elsewhere(UP)),
+    (r"PROJECT=\S+ .* cloud/up", is_run_elsewhere(IN_CONTAINERS + "test_a_second_cell_stands_beside_the_first")),
+    (r"cloud/up", is_run_elsewhere(UP)),
     (r"kubectl -n \S+ (get|logs|rollout|scale|exec|port-forward) .*", in_a_cluster),
     (r"mosquitto_sub .*( -i s3sink-1 |--remove-retained).*", in_a_cluster),
 ]

@@ -58,7 +58,8 @@ def leftovers() -> set[str]:
 class Cloud:
     """The cloud's side: the shipped cloud/up and cloud/down, with settings, names and a port of their own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, project: str = PROJECT) -> None:
+        self.project = project
         self.env_file = directory / "cloud.env"
         self.certs = directory / "certs"
         # a copy, for a test may change the ACL
@@ -84,7 +85,7 @@ class Cloud:
         # only what is new is written: another cloud/up may be reading it
         if not self.env_file.exists() or self.env_file.read_text() != text:
             self.env_file.write_text(text)
-        env = {**os.environ, "PROJECT": PROJECT, "CERTS": str(self.certs), "ENV_FILE": str(self.env_file)}
+        env = {**os.environ, "PROJECT": self.project, "CERTS": str(self.certs), "ENV_FILE": str(self.env_file)}
         return subprocess.Popen(
             [self.checkout / "cloud" / script, *arguments],
             env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -44,6 +44,8 @@ from tests.docker.containers import (
     start_service,
 )
 from tests.pipeline import ROOT, free_port, make_certs
+from tests.test_recipes import lines
+from tests.test_rerouting import add
 
 pytestmark = pytest.mark.skipif(not BROKER_IMAGE, reason="in containers: run tests/docker/run")
 BROKER, SINK = f"{PROJECT}-cloud-broker", f"{PROJECT}-s3sink"
@@ -189,6 +191,35 @@ def test_of_two_at_once_one_says_so(cloud: Cloud) -> None:
     assert any(text == "cloud/up: another cloud/up or cloud/down is running\n" for text in said)
 
 
+def test_a_second_cell_stands_beside_the_first(cloud: Cloud, bucket: Bucket, tmp_path: Path) -> None:
+    before = [inspect(name)["Id"] for name in (BROKER, SINK)]
+    other = Cloud(tmp_path, f"{PROJECT}-cell-2")
+    other.certs.mkdir()
+    for name in ("ca.crt", "ca.key"):  # as docs/cells.md says
+        (other.certs / name).symlink_to(cloud.certs / name)
+    docker("network", "create", other.project)
+    docker("network", "connect", "--alias", "s3", other.project, f"{PROJECT}-s3")
+    try:
+        other.up(CLOUD_PORT="18893")
+        make_certs(cloud.certs, "device porch")
+        ca, crt, key = (str(cloud.certs / "porch" / name) for name in ("ca.crt", "tls.crt", "tls.key"))
+        device = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        device.tls_set(ca, crt, key)
+        device.connect("localhost", 18893)
+        device.loop_start()
+        device.publish("faces/porch/cam0", picture(0), qos=1).wait_for_publish(30)
+        device.disconnect()
+        (stored,) = eventually(lambda: bucket.everything("faces/porch/cam0/"))
+        bucket.s3.delete_object(Bucket=BUCKET, Key=stored)  # the next tests count
+        assert "key=faces/porch/cam0/" in docker("logs", f"{other.project}-s3sink")
+        assert [inspect(name)["Id"] for name in (BROKER, SINK)] == before
+    finally:
+        docker("network", "disconnect", other.project, f"{PROJECT}-s3")
+        other.down("--all")
+    assert [inspect(name)["State"]["Running"] for name in (BROKER, SINK)] == [True, True]
+    assert not any("cell-2" in name for name in leftovers())
+
+
 def test_an_update_that_fails_leaves_what_ran_running(cloud: Cloud) -> None:
     before = [inspect(name)["Id"] for name in (BROKER, SINK)]
     # Nothing but the sink itself notices
@@ -197,6 +228,24 @@ def test_an_update_that_fails_leaves_what_ran_running(cloud: Cloud) -> None:
     assert [inspect(name)["Id"] for name in (BROKER, SINK)] == before
     assert all(inspect(name)["State"]["Running"] for name in (BROKER, SINK))
     assert not any("-before" in name for name in leftovers())
+
+
+def test_the_sinks_credentials_may_be_a_file_that_is_replaced(cloud: Cloud, bucket: Bucket, tmp_path: Path) -> None:  # noqa: ARG001
+    folder = tmp_path / "aws"
+    folder.mkdir()
+    # as cloud/assume-role writes them, but without a session, which this store has not
+    keys = {"Version": 1, "AccessKeyId": KEYS["AWS_ACCESS_KEY_ID"], "SecretAccessKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    credentials = folder / "credentials.json"
+    credentials.write_text(json.dumps(keys))
+    (folder / "config").write_text(f'[default]\ncredential_process = cat "{credentials}"\n')
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    cloud.up(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="", AWS_CONFIG_FILE=str(folder / "config"))
+    (folder / "new").write_text("renewed")
+    (folder / "new").replace(credentials)
+    assert docker("exec", SINK, "cat", credentials) == "renewed"
+    assert docker("exec", BROKER, "ls", folder, check=False).endswith("No such file or directory")
+    cloud.up()
 
 
 def test_a_crash_ends_in_a_restart() -> None:
@@ -402,6 +451,30 @@ def test_a_full_edge_takes_all_that_comes_keeps_what_fits_and_stays_small(
     eventually(lambda: queued(name, "bridge-to-cloud", tmp_path) == held)
     publisher.disconnect()
     publisher.loop_stop()
+
+
+# ---- a second port on the edge, with passwords ----------------------------------------------------------
+
+
+def test_the_port_for_other_programs_lets_in_by_password_alone(
+    edge: Listener,  # noqa: ARG001 the order
+    tmp_path: Path,
+) -> None:
+    conf = tmp_path / "edge"
+    shutil.copytree(ROOT / "mosquitto/edge", conf)
+    (listener,) = lines("The way in")
+    add(conf / "mosquitto.conf", "max_packet_size 1000000", listener)
+    client = ["run", "--rm", "--network", EDGE, "--entrypoint"]
+    make = ["-v", f"{conf}:/to", "--user", "0", BROKER_IMAGE, "-c"]
+    docker(*client, "sh", *make, "mosquitto_passwd -b -c /to/passwords doorbell secret; chown 1883 /to/passwords")
+    name = f"{EDGE}-lan"
+    run_edge_broker(name, conf, "--network-alias", "lan-broker")
+    ring = [*client, "mosquitto_pub", BROKER_IMAGE, "-h", "lan-broker", "-q", "1", "-t", "faces/doorbell", "-m", "x"]
+    docker(*ring)  # on 1883, as ever
+    docker(*ring, "-p", "1884", "-u", "doorbell", "-P", "secret")
+    for wrong in (["-u", "doorbell", "-P", "wrong"], []):
+        assert "not authorised" in docker(*ring, "-p", "1884", *wrong, check=False)
+    docker("rm", "-fv", name)
 
 
 # ---- a role that may only put, and down ----------------------------------------------------------------
