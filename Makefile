@@ -59,6 +59,9 @@ status: .venv/demo ## what each service said last: MQTT_HOST=, MQTT_PORT=; MQTT_
 test-docker: .venv/ready ## images, cloud/up and the edge as real containers; DOCKER=--if-possible skips without an engine
 	tests/docker/run $(DOCKER)
 
+test-arm64: .venv/ready ## the images for arm64, run by qemu on this machine: same faces as here; DOCKER=--if-possible as above
+	PLATFORM=linux/arm64 tests/docker/run $(DOCKER)
+
 images: ## build the three images; BUILD_ARGS=--build-arg ...
 	docker build $(BUILD_ARGS) -f detector/Dockerfile -t faces-detector:dev .
 	docker build $(BUILD_ARGS) -f logger/Dockerfile -t faces-logger:dev .
@@ -103,4 +106,4 @@ certs/ready: mosquitto/certs
 clean: ## remove what was made here: .venv, certs, spool, var
 	rm -rf .venv certs spool var
 
-.PHONY: help demo model test lint bench fleet chaos status test-docker images lock k3s-images clean system
+.PHONY: help demo model test lint bench fleet chaos status test-docker test-arm64 images lock k3s-images clean system

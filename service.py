@@ -26,7 +26,7 @@ from paho.mqtt.properties import Properties
 VERSION = "0.2.0"
 DAY = 24 * 3600  # s, for SessionExpiryInterval
 KEEPALIVE = 10  # s; the broker gives up a client after 1.5 times that
-STUCK = 60  # s without a sign of life; the longest wait of a healthy network thread is 30, between two connects
+STUCK = 60  # s without a sign of life; the longest wait of a healthy network thread is 10, between two connects
 POISONED = 3  # connections in a row that ended at a message that paho cannot take
 # What a broker may lack by its CONNACK, and what then does not work
 LACKS = {
@@ -226,7 +226,7 @@ class Client(mqtt.Client):
         if broker.certs:
             self.tls_set_context(self.tls)
         self.will_set(status, json.dumps({"state": "down"}), qos=1, retain=True)
-        self.reconnect_delay_set(min_delay=1, max_delay=30)  # each try says a line, so at growing intervals
+        self.reconnect_delay_set(min_delay=1, max_delay=10)  # as the bridge, whose faces would wait for the sink
         self.on_pre_connect, self.on_connect, self.on_disconnect = self.prepare, self.begun, self.ended
         self.on_connect_fail = lambda *_: log("broker away, trying again", broker=self.address, error=sys.exc_info()[1])
         self.on_subscribe, self.on_socket_unregister_write = self.subscribed, self.wrote

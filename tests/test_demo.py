@@ -171,3 +171,18 @@ def test_on_a_terminal_it_stays_up_until_ctrl_c_or_the_window_is_closed(
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGTERM)
             running.wait(30)
+
+
+@pytest.mark.parametrize(("told", "said"), [("3.08 True", "Python 3.10 or newer"), ("3.11 False", "a 64-bit system")])
+def test_a_machine_that_is_not_supported_is_told_before_anything_is_installed(
+    told: str, said: str, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {told}\n")
+    python.chmod(0o755)
+    ended = subprocess.run(
+        [ROOT / "tests/system"], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert not ended.stdout
