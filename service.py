@@ -107,7 +107,7 @@ class Settings:
             sys.exit(2)
 
 
-def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, str]:
+def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, object]:
     """Read the certificates of a directory into a context, and give until when ours is valid; raises OSError."""
     if not certs:
         return {}
@@ -116,10 +116,17 @@ def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, str]:
         path.read_bytes()  # its error names the file, OpenSSL's does not
     context.load_verify_locations(ca)
     context.load_cert_chain(cert, key, password="")  # or OpenSSL asks the terminal for one
-    pem = re.search("-BEGIN CERTIFICATE-+([^-]+)", cert.read_text("ascii", "replace"))
+    return certificate_until(cert)
+
+
+def certificate_until(path: Path) -> dict[str, object]:
+    """Give until when a certificate in PEM is valid, for people and for programs; nothing if it is none. OSError."""
+    pem = re.search("-BEGIN CERTIFICATE-+([^-]+)", path.read_text("ascii", "replace"))
     times = re.findall(VALIDITY, base64.b64decode(pem[1])) if pem else []
-    until = datetime.strptime(f"20{times[1].decode()}"[-14:], "%Y%m%d%H%M%S").isoformat() + "Z" if times else ""
-    return {"certificate_until": until}
+    if len(times) < 2:
+        return {}
+    until = datetime.strptime(f"20{times[1].decode()}Z"[-15:], "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
+    return {"certificate_until": f"{until:%FT%TZ}", "certificate_until_s": int(until.timestamp())}
 
 
 def log(event: str, **fields: object) -> None:
@@ -221,7 +228,7 @@ class Client(mqtt.Client):
         self.broker, self.address = broker, f"{broker.host}:{broker.port}"
         self.status, self.connected, self.pulse, self.report = status, connected, pulse, report
         self.poisoned = 0
-        self.valid: dict[str, str] = {}
+        self.valid: dict[str, object] = {}
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)

@@ -5,13 +5,14 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Client, Pulse, log, read_settings, start
+from service import Client, Pulse, certificate_until, log, read_settings, start
 
 from . import status
 
@@ -36,19 +37,29 @@ def main() -> None:
     settings = read_settings(__doc__, "--status")
     broker = settings.broker("logger")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
+    bridge_cert = Path(settings.text("BRIDGE_CERT", "", ".*", "give the path of the bridge's tls.crt"))
+
+    def report() -> dict[str, object]:
+        # read each time: it may have been renewed
+        return {**counts, **(certificate_until(bridge_cert) if bridge_cert.name else {})}
+
+    counts = Counter(faces=0)
+    try:
+        report()
+    except OSError as error:
+        settings.refuse("BRIDGE_CERT", str(bridge_cert), error)
     settings.refuse_bad()
     if settings.given.status:
         sys.exit(status.show(broker))
     stop = start()
 
-    counts, pulse = Counter(faces=0), Pulse("network")
     # Who only looks keeps no queue with the broker: away for hours, it would fill it for the others
     session = Properties(PacketTypes.CONNECT)
     session.SessionExpiryInterval = 0
     filters = [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
     name = f"status/logger/{broker.client_id}"
     client = Client(
-        broker, name, lambda client, _: client.subscribe(filters), session, pulse=pulse, report=lambda: counts
+        broker, name, lambda client, _: client.subscribe(filters), session, pulse=Pulse("network"), report=report
     )
     client.user_data_set(counts)
     client.on_message = on_message

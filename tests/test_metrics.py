@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
 import pytest
 import yaml
 from dotenv import dotenv_values
@@ -159,23 +158,20 @@ class Watch:
         return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"]}
 
 
-def say(client: mqtt.Client, topic: str, **said: object) -> None:
-    """Publish a status message."""
-    client.publish(topic, json.dumps(said), qos=1, retain=True).wait_for_publish(10)
-
-
 def test_what_the_services_say_reaches_the_rules_and_the_dashboard(pipeline: Pipeline) -> None:
     pipeline.all_but_detector()
-    pipeline.logger()
+    short = {**os.environ, "CERTS": str(pipeline.directory / "short"), "DAYS": "1"}
+    subprocess.run([ROOT / "mosquitto/certs", "device", "jetson-01"], env=short, check=True)
+    pipeline.logger(BRIDGE_CERT=str(pipeline.directory / "short/jetson-01/tls.crt"))
     watch = Watch(pipeline)
     with camera_server(Stream(fps=5)) as camera:
         pipeline.detector(f"http://127.0.0.1:{camera}/", HEARTBEAT=os.devnull)
         device = pipeline.client(pipeline.cloud_port, "jetson-02")
-        # not said by a service yet
-        say(device, "status/jetson-02/detector/cam0", state="up", certificate_until_s=time.time() + 86400)
         eventually(lambda: watch.value('mqtt_camera{topic="status_jetson-01_detector_cam0"} == 1'), 60)
         pipeline.publish(device, "faces/jetson-02/cam0", picture())
         eventually(lambda: watch.value("mqtt_stored == 1"))
+        ends = 'mqtt_certificate_until_s{topic="status_jetson-01_logger_logger"} - time() < 86400'
+        assert eventually(lambda: watch.value(ends))
         for query in QUERIES:
             assert eventually(lambda query=query: watch.value(query)), query  # type: ignore[misc]
         eventually(lambda: watch.alerts() == {"FacesCertificateEnds"})

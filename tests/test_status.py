@@ -119,7 +119,13 @@ def test_the_fleet_shows_who_is_behind_and_whose_certificate_ends(pipeline: Pipe
         capture_output=True, text=True, check=True,
     ).stdout.strip().removeprefix("notAfter=").replace(" ", "T")  # fmt: skip
     eventually(lambda: f"version={VERSION} " in status(pipeline, pipeline.sink_port, "operator")[1])
-    assert f"certificate_until={until}" in status(pipeline, pipeline.sink_port, "operator")[1]
+    assert f"certificate_until={until} " in status(pipeline, pipeline.sink_port, "operator")[1]
+
+
+def test_until_when_the_bridge_s_certificate_is_valid_is_said_by_the_logger(pipeline: Pipeline) -> None:
+    pipeline.edge()
+    pipeline.logger(BRIDGE_CERT=str(pipeline.certs / "jetson-01" / "tls.crt"))
+    eventually(lambda: "certificate_until=" in status(pipeline, pipeline.edge_port)[1])
 
 
 def test_a_device_that_is_gone_for_good_is_forgotten_by_the_documented_command(pipeline: Pipeline) -> None:
