@@ -21,9 +21,12 @@ demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp:/
 model: .venv/demo ## fetch the YuNet face detection model, by its checksum, into face.onnx
 	@python -m tests.model
 
-test: .venv/ready ## all tests that need no container engine
+# Tests wait more than they compute: twice as many files at once as there are processors. In the order of the names, by
+# which the longest, chaos, begins early
+test: JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+test: .venv/ready ## all tests that need no container engine; JOBS=1: one after the other
 	@tests/system browser
-	pytest
+	pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff check .
@@ -46,7 +49,7 @@ fleet: .venv/ready ## FLEET= (1000) real bridges on one cloud broker, and how so
 	@tests/system bench
 	python -m tests.bench.fleet
 
-chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), RECEIPTS=off
+chaos: .venv/ready ## kill, cut, hang and wipe everything, then count: SEED= replays, FACES= (2000), FAULTS=, RECEIPTS=off
 	python -m tests.chaos
 
 status: .venv/demo ## what each service said last: MQTT_HOST=, MQTT_PORT=; MQTT_PORT=8884 MQTT_CERTS=certs/operator: the fleet

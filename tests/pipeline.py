@@ -36,7 +36,7 @@ def free_port() -> int:
             return port
 
 
-def eventually(question: Callable[[], T], timeout: float = 30) -> T:
+def eventually(question: Callable[[], T], timeout: float = 120) -> T:
     """Ask until the answer is true, and give it; raises AssertionError after `timeout` s."""
     give_up = time.monotonic() + timeout
     while not (answer := question()):

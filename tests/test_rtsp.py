@@ -1,5 +1,6 @@
 """Does a camera that speaks RTSP open, tell when each frame was captured, and say why where it does not?"""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -33,13 +34,18 @@ def look(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ca
         camera.close()
 
 
+def slower() -> float:
+    """By how much encoding and decoding take longer than alone, as others use the processors, too."""
+    return max(1, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @pytest.mark.parametrize(("fps", "codec"), [(25, "h264"), (5, "h264"), (1, "h264"), (25, "h265"), (5, "mjpeg")])
 def test_a_frame_carries_the_time_of_its_capture(fps: int, codec: str, look: Callable[..., Camera]) -> None:
     port = free_port()
     with rtsp_server(port, fps, codec=codec):
         camera = look(f" RTSP://127.0.0.1:{port}/cam\n")
         errors = [(frame := next_frame(camera)).at - stamp_of(frame.image) for _ in range(min(2 * fps, 10))]
-    assert max(map(abs, errors)) < max(0.15, 1 / fps), errors
+    assert max(map(abs, errors)) < max(0.15 * slower(), 1 / fps), errors
 
 
 def test_a_stall_is_opened_again_and_gives_no_old_frames(look: Callable[..., Camera], log: Log) -> None:
@@ -52,7 +58,7 @@ def test_a_stall_is_opened_again_and_gives_no_old_frames(look: Callable[..., Cam
         wait_for(camera, lambda: server.count("client") >= 2)
         server.tell("go on")
         frame = next_frame(camera)
-        assert abs(frame.at - stamp_of(frame.image)) < 0.2
+        assert abs(frame.at - stamp_of(frame.image)) < 0.2 * slower()
         assert log.events() == ["camera up", "camera lost", "camera back"]
 
 

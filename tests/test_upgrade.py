@@ -99,7 +99,7 @@ class Upgrade:
         """Start all, cut one face more, and see that all there ever were are stored, each once; nothing runs then."""
         self.start_brokers_and_sink()
         self.look(1)
-        assert self.parts.running.pop("detector").wait(120) == 0, "not every receipt is home"
+        assert self.parts.running.pop("detector").wait(240) == 0, "not every receipt is home"
         assert sorted(stored_ids(self.parts, "faces/jetson-01/cam0/")) == sorted(ids(self.parts))
         eventually(lambda: len(self.parts.bucket_keys("faces/jetson-01/door/")) == self.unnamed)
         for name in ("edge", "s3sink", "cloud"):
