@@ -15,7 +15,7 @@ from tests.mjpeg import Stream, camera_server
 from tests.pipeline import ROOT, Pipeline, eventually
 
 Order = Callable[[str], int]
-PAGE = (ROOT / "docs/operations.md").read_text().partition("\n## Privacy\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs/privacy.md").read_text().partition("\n## Switching a camera off\n")[2]
 
 pytestmark = pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="needs mosquitto-clients")
 
