@@ -28,11 +28,13 @@ DAY = 24 * 3600  # s, for SessionExpiryInterval
 KEEPALIVE = 10  # s; the broker gives up a client after 1.5 times that
 STUCK = 60  # s without a sign of life; the longest wait of a healthy network thread is 10, between two connects
 POISONED = 3  # connections in a row that ended at a message that paho cannot take
-# What a broker may lack by its CONNACK, and what then does not work
+MAX_PACKET = 1_000_000  # bytes; max_packet_size of mosquitto/*/mosquitto.conf
+# What a broker may lack by its CONNACK: the least that is needed, and what does not work below
 LACKS = {
-    "SharedSubscriptionAvailable": "run one sink, with MQTT_TOPIC=faces/#: nothing may come by $share",
-    "RetainAvailable": "make status sees only what is said while it looks",
-    "WildcardSubscriptionAvailable": "name each topic in MQTT_TOPIC",
+    "MaximumPacketSize": (MAX_PACKET, "pictures that are larger do not pass, lower FACE_MAX_SIDE"),
+    "SharedSubscriptionAvailable": (1, "run one sink, with MQTT_TOPIC=faces/#: nothing may come by $share"),
+    "RetainAvailable": (1, "make status sees only what is said while it looks"),
+    "WildcardSubscriptionAvailable": (1, "name each topic in MQTT_TOPIC"),
 }
 # notBefore and notAfter of a certificate (RFC 5280, 4.1.2.5): UTCTime until 2049, then GeneralizedTime
 VALIDITY = rb"(?:\x17\x0d|\x18\x0f)(\d{12,14})Z"
@@ -252,9 +254,9 @@ class Client(mqtt.Client):
         log("broker refuses" if reason.is_failure else "connected", broker=self.address, reason=reason)
         if reason.is_failure:
             return
-        for name, harm in LACKS.items():
-            if not getattr(connack, name, 1):
-                log("broker lacks", what=name, so=harm)
+        for name, (least, harm) in LACKS.items():
+            if (has := getattr(connack, name, least)) < least:
+                log("broker lacks", what=name, has=has, so=harm)
         if self._clean_start:
             self.poisoned = 0
             log("SESSION GIVEN UP, a message in it cannot be read: what was queued is lost, or sent again")

@@ -13,7 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import log
+from service import MAX_PACKET, log
 
 from .again import NEVER, Again
 from .spool import Spool
@@ -22,7 +22,6 @@ from .switch import Switch
 BRIDGE = "status/bridge"  # notification_topic of mosquitto/edge/mosquitto.conf
 IN_FLIGHT = 20  # messages without a PUBACK: paho sends no more, and would queue the rest in its memory
 FRESH = 10.0  # s; a face that the broker could not be given for longer is no news on the edge any more
-MAX_PACKET = 1_000_000  # bytes; max_packet_size of mosquitto/*/mosquitto.conf
 ROOM = 4096  # bytes of a packet for topic and properties
 TIDY = 60.0  # s
 

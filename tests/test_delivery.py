@@ -75,6 +75,7 @@ def test_pictures_are_made_to_fit_what_the_broker_announces(
     sizes = [len(body) for _, body, _ in pipeline.objects()]
     assert len(sizes) == 3
     assert max(sizes) < 20_000
+    assert "broker lacks: what=MaximumPacketSize has=20000 so=" in pipeline.log("detector")
 
 
 def test_a_face_that_the_broker_refuses_waits_and_is_said_ever_more_rarely(
