@@ -194,7 +194,7 @@ def test_the_stack_waits_until_the_vm_says_how_its_start_ended() -> None:
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An AWS account, and the environment of a VM in it; aws is the real one, in an environment of its own."""
-    aws = f'exec {sys.executable} -m uv tool run -q --from awscli==1.46.2 aws "$@"'
+    aws = f'exec "{sys.executable}" -m uv tool run -q --from awscli==1.46.2 aws "$@"'
     notes = {name: f'printf "%s\\n" "$*" >>"{tmp_path}/{name}"' for name in ("cfn-signal", "systemd-run")}
     path = stubs(tmp_path, aws=aws, dnf="exit 0", systemctl='[ "$1" != is-active ]', **notes)
     with running("moto") as store:

@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_let_a_face_go_ends_the_detector_in_one_line_with_s
     pipeline.edge()
     pipeline.await_bridge()
     spooled(pipeline, 400_000)
-    command = f"ulimit -f 400; exec {sys.executable} -m detector"  # a file of 200 or 400 kB, the log's too
+    command = f"ulimit -f 400; exec '{sys.executable}' -m detector"  # a file of 200 or 400 kB, the log's too
     env = {"MQTT_PORT": str(pipeline.edge_port), "CAMERA": NO_CAMERA}
     detector = pipeline.start("detector", "sh", "-c", command, **env)
     eventually(lambda: "bridge: state=up" in pipeline.log("detector"))
