@@ -45,11 +45,11 @@ def eventually(question: Callable[[], T], timeout: float = 120) -> T:
     return answer
 
 
-def make_certs(directory: Path, *parties: str) -> None:
+def make_certs(directory: Path, *parties: str, code: Path = ROOT) -> None:
     """Make certificates by the shipped script; a party is `server`, `sink`, `operator` or `device NAME`."""
     for party in parties:
         subprocess.run(
-            [ROOT / "mosquitto/certs", *party.split()], env={**os.environ, "CERTS": str(directory)}, check=True
+            [code / "mosquitto/certs", *party.split()], env={**os.environ, "CERTS": str(directory)}, check=True
         )
 
 

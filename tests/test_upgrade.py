@@ -20,14 +20,19 @@ V0_1_0 = "e7797615cb0db6787ea1d72740d3e1a1f8336032"
 PHOTOS = 3
 
 
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """0.1.0, in a folder of its own."""
+def unpack(tree: Path) -> None:
+    """Bring 0.1.0 into a folder; skips the test in a clone that has it not."""
     archive = subprocess.run(["git", "archive", V0_1_0], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
         pytest.skip(f"NOT TESTED: 0.1.0 is not in this clone ({V0_1_0}): git fetch --unshallow")
-    tree = tmp_path_factory.mktemp("0.1.0")
     subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.1.0, in a folder of its own."""
+    tree = tmp_path_factory.mktemp("0.1.0")
+    unpack(tree)
     if "PLUGINS" in os.environ:  # which 0.1.0 knows in the usual places only
         run_local = tree / "mosquitto/run-local"
         run_local.write_text(run_local.read_text().replace("/usr/lib/*/mosquitto", os.environ["PLUGINS"]))

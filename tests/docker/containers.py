@@ -175,15 +175,15 @@ def start_s3() -> None:
     eventually(lambda: "starting handler: beast" in docker("logs", f"{PROJECT}-s3"))
 
 
-def start_edge_broker(certs: Path) -> int:
+def start_edge_broker(certs: Path, code: Path = ROOT) -> int:
     """Start the edge's network, and its broker as Kubernetes would; gives its port on this machine."""
-    make_certs(certs, "device jetson-01")
+    make_certs(certs, "device jetson-01", code=code)
     docker("network", "create", EDGE)
     docker(
         "run", "--rm", "--user", "0", "-v", f"{certs}/jetson-01:/from:ro", "-v", f"{EDGE}-certs:/to",
         "--entrypoint", "sh", BROKER_IMAGE, "-c", "cp /from/* /to && chown 1883 /to/*",
     )  # fmt: skip
-    port = run_edge_broker(f"{EDGE}-broker", ROOT / "mosquitto/edge", "--network-alias", "edge-broker")
+    port = run_edge_broker(f"{EDGE}-broker", code / "mosquitto/edge", "--network-alias", "edge-broker")
     docker("network", "connect", PROJECT, f"{EDGE}-broker")
     return port
 
@@ -202,12 +202,12 @@ def run_edge_broker(name: str, conf: Path, *options: str) -> int:
     return port
 
 
-def start_service(name: str, *options: str) -> None:
+def start_service(name: str, *options: str, tag: str = "latest") -> None:
     """Start one of our images on the edge, hardened as in Kubernetes."""
     docker(
         "run", "-d", "--name", f"{EDGE}-{name}", "--network", EDGE, "-e", "MQTT_HOST=edge-broker",
         "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp",
-        *options, f"faces-test/{name}",
+        *options, f"faces-test/{name}:{tag}",
     )  # fmt: skip
 
 
