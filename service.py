@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import paho.mqtt.client as mqtt
 from dotenv import load_dotenv
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 VERSION = "0.2.0"
@@ -39,12 +40,6 @@ LACKS = {
 # notBefore and notAfter of a certificate (RFC 5280, 4.1.2.5): UTCTime until 2049, then GeneralizedTime
 VALIDITY = rb"(?:\x17\x0d|\x18\x0f)(\d{12,14})Z"
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[\da-fA-F]*:[\da-fA-F:.]*:[\w.%-]*"  # a name or IPv4; IPv6
-
-
-class Refusal(Exception):
-    """The broker does not give what the service lives on; says what to do."""
-
-    status = 77  # sysexits.h: EX_NOPERM
 
 
 class Broker(NamedTuple):
@@ -92,7 +87,7 @@ class Settings:
         certs = self.env.get("MQTT_CERTS", "")
         try:
             read_certs(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certs)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.refuse("MQTT_CERTS", certs, f"{error}; mosquitto/certs makes ca.crt, tls.crt and tls.key")
         return Broker(
             self.text("MQTT_HOST", "localhost", HOST, "give a host name or an address"),
@@ -122,11 +117,11 @@ def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, object]:
 
 
 def certificate_until(path: Path) -> dict[str, object]:
-    """Give until when a certificate in PEM is valid, for people and for programs; nothing if it is none. OSError."""
-    pem = re.search("-BEGIN CERTIFICATE-+([^-]+)", path.read_text("ascii", "replace"))
+    """Give until when a certificate in PEM is valid, in words and in s; raises OSError, and ValueError for none."""
+    pem = re.search("-BEGIN (?:X509 |TRUSTED )?CERTIFICATE-+([^-]+)", path.read_text("ascii", "replace"))
     times = re.findall(VALIDITY, base64.b64decode(pem[1])) if pem else []
     if len(times) < 2:
-        return {}
+        raise ValueError("no certificate in PEM")
     until = datetime.strptime(f"20{times[1].decode()}Z"[-15:], "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
     return {"certificate_until": f"{until:%FT%TZ}", "certificate_until_s": int(until.timestamp())}
 
@@ -230,6 +225,7 @@ class Client(mqtt.Client):
         self.broker, self.address = broker, f"{broker.host}:{broker.port}"
         self.status, self.connected, self.pulse, self.report = status, connected, pulse, report
         self.poisoned = 0
+        self.refused = False  # a subscription
         self.valid: dict[str, object] = {}
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
@@ -260,13 +256,17 @@ class Client(mqtt.Client):
         if self._clean_start:
             self.poisoned = 0
             log("SESSION GIVEN UP, a message in it cannot be read: what was queued is lost, or sent again")
+        self.refused = False
         self.connected(self, connack)
         self.say()  # takes the place of the last will at once
 
     def subscribed(self, _client: object, _data: object, _mid: int, reasons: list[Any], _more: object) -> None:
-        """End the process when the broker refuses a subscription: it would wait for ever, and say "up"."""
-        if refusals := [str(reason) for reason in reasons if reason.is_failure]:
-            raise Refusal(f"{self.address} refuses a subscription: {refusals[0]}; see its ACL, and MQTT_TOPIC")
+        """Say that the broker refuses a subscription; the rest goes on: a detector has faces to cut and to keep."""
+        refusals = [reason for reason in reasons if reason.is_failure]
+        self.refused |= bool(refusals)
+        for reason in refusals:
+            log("broker refuses a subscription, see its ACL and MQTT_TOPIC", broker=self.address, reason=reason)
+            self.say()
 
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
         """Acknowledge a message, and note that one was done."""
@@ -294,7 +294,7 @@ class Client(mqtt.Client):
         # Who reads `every` knows from when on it is silence
         said = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "every": self.broker.every}
         said |= {"state": "up", "version": VERSION, **self.valid, **self.report()}
-        said |= {"state": "stuck"} if self.pulse.stuck() else {}
+        said |= {"state": "stuck"} if self.pulse.stuck() else {"state": "refused"} if self.refused else {}
         return self.publish(self.status, json.dumps({**said, **more}), qos=1, retain=True)
 
     def say_until(self, stop: threading.Event) -> None:
@@ -302,8 +302,11 @@ class Client(mqtt.Client):
         while not stop.wait(self.broker.every):
             self.say()
 
-    def leave(self, state: str) -> None:
-        """Say the last status and disconnect, within 10 s; a leave that reaches the broker does not send the will."""
+    def leave(self, state: str, for_good: bool = False) -> None:
+        """Say the last status and disconnect, within 10 s; a leave that reaches the broker does not send the will.
+
+        Who leaves for good takes its status back, and ends its session.
+        """
         left = threading.Event()
 
         def await_end(_client: object, _data: object, sock: Any) -> None:
@@ -316,7 +319,10 @@ class Client(mqtt.Client):
             left.set()
 
         self.on_socket_close = await_end
-        if said := self.say(state=state):
+        end = Properties(PacketTypes.DISCONNECT)
+        if for_good:
+            end.SessionExpiryInterval = 0
+        if said := self.publish(self.status, b"", qos=1, retain=True) if for_good else self.say(state=state):
             said.wait_for_publish(5)
-        if self.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        if self.disconnect(properties=end) == MQTTErrorCode.MQTT_ERR_SUCCESS:
             left.wait(5)

@@ -39,15 +39,16 @@ def main() -> None:
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     bridge_cert = Path(settings.text("BRIDGE_CERT", "", ".*", "give the path of the bridge's tls.crt"))
 
-    def report() -> dict[str, object]:
-        # read each time: it may have been renewed
-        return {**counts, **(certificate_until(bridge_cert) if bridge_cert.name else {})}
-
     counts = Counter(faces=0)
-    try:
-        report()
-    except OSError as error:
-        settings.refuse("BRIDGE_CERT", str(bridge_cert), error)
+
+    def report() -> dict[str, object]:
+        try:  # each time, for it may have been renewed
+            return {**counts, **(certificate_until(bridge_cert) if bridge_cert.name else {})}
+        except (OSError, ValueError) as error:
+            return {**counts, "bridge_cert": str(error)}
+
+    if "bridge_cert" in (said := report()):
+        settings.refuse("BRIDGE_CERT", str(bridge_cert), f"{said['bridge_cert']}; give the bridge's tls.crt")
     settings.refuse_bad()
     if settings.given.status:
         sys.exit(status.show(broker))

@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from service import Broker, quoted, read_certs
 
-PATIENCE = 5.0  # s to wait for the broker
+PATIENCE = 5.0  # s without a word from the broker
 SILENT = 60  # s since the last word, at least; else six times what it says of STATUS_INTERVAL, 3600 at most
 LONGEST = 10_000  # bytes; ours have some 400
 HEADER = ("DEVICE", "SERVICE", "NAME", "STATE", "SAID", "COUNTERS")
@@ -68,7 +68,9 @@ def retained(broker: Broker) -> dict[str, bytes]:
         read_certs(context, broker.certs)
         client.tls_set_context(context)
 
-    def granted(*_: object) -> None:
+    def granted(_client: object, _data: object, _mid: int, reasons: list[Any], _more: object) -> None:
+        if reasons[0].is_failure:
+            raise PermissionError(f"the broker refuses status/#: {reasons[0]}; use the operator's certificate")
         client.unsubscribe("status/#")  # what is retained comes before its answer
 
     client.on_subscribe = granted
@@ -76,9 +78,11 @@ def retained(broker: Broker) -> dict[str, bytes]:
     client.on_message = lambda *args: heard.update({args[2].topic: bytes(args[2].payload)})
     client.connect(broker.host, broker.port)
     client.subscribe("status/#", qos=0)
-    give_up = time.monotonic() + PATIENCE
+    size, give_up = 0, time.monotonic() + PATIENCE
     while not over:
         client.loop(0.5)
+        if len(heard) > size:  # a slow link, a large fleet
+            size, give_up = len(heard), time.monotonic() + PATIENCE
         if time.monotonic() > give_up:
             raise TimeoutError("the broker does not answer, or refuses this certificate")
     client.disconnect()

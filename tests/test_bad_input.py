@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service import VERSION
-from tests.pipeline import ROOT, Pipeline, eventually, free_port, make_certs
+from tests.pipeline import ROOT, Pipeline, eventually, free_port, listening, make_certs
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -60,23 +63,60 @@ def test_an_argument_that_is_unknown_starts_nothing(program: str) -> None:
         assert_said(ended, 0 if argument in known else 2, known.get(argument, f"unrecognized arguments: {argument}"))
 
 
-def test_a_subscription_that_the_broker_refuses_ends_the_process(tmp_path: Path) -> None:
-    port = free_port()
+def test_a_subscription_that_the_broker_refuses_is_said_and_faces_are_cut(
+    pipeline: Pipeline, folder_of: Callable[[int], Path]
+) -> None:
     plugins = list(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"))
-    if not plugins:
-        pytest.skip("no mosquitto_dynamic_security.so, which can refuse a subscription")
+    if not plugins or "PLUGINS" in os.environ:
+        pytest.skip("no mosquitto_dynamic_security.so of this Mosquitto, which can refuse a subscription")
+    here, port = pipeline.directory, pipeline.edge_port
     access = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
-    (tmp_path / "rules.json").write_text(json.dumps({"defaultACLAccess": access}))
-    (tmp_path / "conf").write_text(
+    (here / "rules.json").write_text(json.dumps({"defaultACLAccess": access}))
+    (here / "conf").write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\nplugin {plugins[0]}\n"
-        f"plugin_opt_config_file {tmp_path}/rules.json\n"
+        f"plugin_opt_config_file {here}/rules.json\npersistence true\npersistence_location {here}/\nuser root\n"
     )
-    with subprocess.Popen(["mosquitto", "-c", tmp_path / "conf"], stderr=subprocess.DEVNULL) as broker:
-        try:
-            ended = run("logger", MQTT_PORT=str(port), MQTT_HOST="127.0.0.1")
-        finally:
-            broker.kill()
-    assert_said(ended, 77, f"127.0.0.1:{port} refuses a subscription: Not authorized; see its ACL, and MQTT_TOPIC")
+    pipeline.start("edge", "mosquitto", "-c", here / "conf")
+    pipeline.detector(folder_of(1), MQTT_HOST="127.0.0.1", MQTT_PORT=str(port))
+    said = f'broker refuses a subscription, see its ACL and MQTT_TOPIC: broker=127.0.0.1:{port} reason="Not authorized"'
+    eventually(lambda: said in pipeline.log("detector"))
+    eventually(lambda: "face: id=" in pipeline.log("detector"))
+    command = [sys.executable, "-m", "logger", "--status"]
+    env = {**pipeline.env, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(port)}
+    table = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_said(table, 69, "the broker refuses status/#: Not authorized; use the operator's certificate")
+    # who may look sees it: other rules, and what was retained
+    saved = here / "mosquitto.db"
+
+    def is_saved() -> bool:
+        pipeline.running["edge"].send_signal(signal.SIGUSR1)  # a stop would send the last wills
+        return saved.exists() and b'"refused"' in saved.read_bytes()
+
+    eventually(is_saved)
+    pipeline.kill("edge")
+    pipeline.kill("detector")
+    (here / "rules.json").write_text(json.dumps({"defaultACLAccess": {**access, "subscribe": True}}))
+    pipeline.start("edge", "mosquitto", "-c", here / "conf")
+    eventually(lambda: listening(port))
+    table = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.search(r"detector +cam0 +refused ", table.stdout), table.stdout
+    assert table.returncode == 1
+
+
+def test_a_bridge_certificate_that_is_none_is_refused_and_one_that_goes_bad_is_told(pipeline: Pipeline) -> None:
+    cert = pipeline.directory / "tls.crt"
+    for text in ("", "no certificate", "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n"):
+        cert.write_text(text)
+        assert_said(run("logger", BRIDGE_CERT=str(cert)), 2, f"BRIDGE_CERT={cert}: ", "; give the bridge's tls.crt")
+    assert_said(run("logger", BRIDGE_CERT="/none"), 2, "BRIDGE_CERT=/none: [Errno 2] No such file or directory")
+    cert.write_bytes((pipeline.certs / "jetson-01" / "tls.crt").read_bytes())
+    pipeline.edge()
+    pipeline.logger(BRIDGE_CERT=str(cert), STATUS_INTERVAL="0.2")
+    said = pipeline.listen("status/logger/logger", pipeline.edge_port)
+    eventually(lambda: said and b'"certificate_until": "20' in said[-1].payload)
+    cert.unlink()  # as a copy that is not made in one step leaves it
+    eventually(lambda: b'"bridge_cert": "[Errno 2]' in said[-1].payload)
+    assert b'"state": "up"' in said[-1].payload
 
 
 @pytest.mark.parametrize("service", ["detector", "logger", "s3sink"])

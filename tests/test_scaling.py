@@ -11,13 +11,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from s3sink.__main__ import DRAIN, LEAVE
+from s3sink.__main__ import DRAIN
+from s3sink.sink import LEAVE
 from tests.faults import FaultyS3
 from tests.pipeline import ROOT, Pipeline, eventually
 from tests.test_sink import picture
 
 SHARED = {"MQTT_TOPIC": "$share/s3sink/faces/#", "S3_UPLOADS": "1"}  # the broker keeps all but a window of 4
-IN_A_HURRY = "import s3sink.__main__ as sink; sink.LEAVE = 2; sink.main()"
+IN_A_HURRY = "from s3sink import __main__, sink; sink.LEAVE = 2; __main__.main()"
 
 
 class Cloud:

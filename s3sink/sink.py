@@ -1,0 +1,167 @@
+"""The way of each message: taken from the broker, stored, its receipt sent, and then acknowledged."""
+
+import threading
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from service import Client, Pulse, log
+
+from .objects import CONTRACT, rejected_object, stored_object, valid_id
+from .store import Failed, Gone, Store
+
+MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
+LEAVE = 90.0  # s at SIGTERM for what the broker has dealt to a sink that others replace
+PEERS = "status/s3sink/+"
+
+
+class Taken:
+    """A message on its way into the bucket; of its properties only those that are used."""
+
+    def __init__(self, message: mqtt.MQTTMessage, over: threading.Event) -> None:
+        self.mid, self.qos = message.mid, message.qos
+        self.topic, self.payload = message.topic, bytes(message.payload)
+        pairs = getattr(message.properties, "UserProperty", [])
+        self.properties = {name: value for name, value in pairs if name in CONTRACT}
+        self.sending = getattr(message.properties, "CorrelationData", None)
+        self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
+        self.ended = threading.Event()  # set when its upload has ended in any way
+        self.settled = False  # stored or refused for good; else the broker will send it again
+        self.receipt: mqtt.MQTTMessageInfo | None = None
+
+
+def store_message(store: Store, taken: Taken) -> bool:
+    """Store a face, or what cannot be one under `rejected/`; False when no receipt is due. Raises Gone."""
+    began = time.monotonic()
+    source = taken.topic, taken.properties.items(), taken.payload
+    if not taken.payload and "id" not in taken.properties:
+        return False  # it clears a retained message
+    try:
+        try:
+            target, outcome = stored_object(*source), "stored"
+            store.put(target, taken.payload, taken.over)
+        except ValueError as reason:  # no image, or Refused
+            target, outcome = rejected_object(*source, str(reason)), "rejected"
+            log("rejected", topic=taken.topic, reason=reason)
+            store.put(target, taken.payload, taken.over)
+    except Failed as reason:
+        store.count(refused=1)
+        log("REFUSED by the bucket, the camera's spool keeps it", topic=taken.topic, reason=reason)
+        return False
+    store.count(**{outcome: 1})
+    log("stored", key=target.key, bytes=len(taken.payload), ms=round(1000 * (time.monotonic() - began)))
+    return True
+
+
+def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
+    """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
+    prefix, _, rest = taken.topic.partition("/")
+    properties = Properties(PacketTypes.PUBLISH)
+    if taken.sending:
+        properties.CorrelationData = taken.sending
+    with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
+        if prefix == "faces":
+            return client.publish(f"receipts/{rest}", valid_id(taken.properties), qos=1, properties=properties)
+    return None
+
+
+class Sink:
+    """The way of each message: taken, stored, its receipt sent, and then acknowledged."""
+
+    def __init__(self, store: Store, topic: str) -> None:
+        self.store = store
+        self.topic = topic
+        self.leaving = False
+        self.peers: set[str] = set()  # the sinks that are up
+        self.came = 0  # messages
+        self.over = threading.Event()  # of the present connection
+        self.waiting: SimpleQueue[Taken] = SimpleQueue()  # not begun
+        self.taken: SimpleQueue[Taken | None] = SimpleQueue()  # in the order received
+
+    def connected(self, client: mqtt.Client, *_connack: object) -> None:
+        """Let go of what came over the last connection, for the broker sends it again; subscribe."""
+        self.let_go()
+        self.over, self.peers = threading.Event(), set()
+        # Retained messages come once, not at each connect
+        once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+        if self.leaving:
+            client.unsubscribe([self.topic, PEERS])
+        elif self.topic.startswith("$share/"):
+            client.subscribe([(self.topic, once), (PEERS, SubscribeOptions())])
+        else:
+            client.subscribe(self.topic, options=once)
+
+    def on_status(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        """Note which sinks that share the subscription are up."""
+        up = message.payload and b'"down"' not in message.payload
+        (self.peers.add if up else self.peers.discard)(message.topic.rpartition("/")[2])
+
+    def on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        """Take a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
+        self.came += 1
+        taken = Taken(message, self.over)
+        size = len(taken.payload)
+        if taken.qos == 0 and self.store.counts["bytes"] + size > MAX_QOS0:
+            log("dropped, publish with QoS 1 to be safe", topic=taken.topic)
+            self.store.count(dropped=1)
+            return
+        self.store.count(taken=1, bytes=size)
+        self.taken.put(taken)
+        self.waiting.put(taken)
+
+    def upload(self, client: mqtt.Client) -> None:
+        """Store one message after the other; each receipt leaves at once, whatever the others do."""
+        while True:
+            taken = self.waiting.get()
+            with suppress(Gone):  # the broker will send it again
+                if store_message(self.store, taken):
+                    taken.receipt = send_receipt(client, taken)
+                taken.settled = not (taken.receipt and taken.receipt.rc)
+            taken.ended.set()
+
+    def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
+        """Acknowledge in the order received (MQTT 5, 4.6), each once the broker has its receipt."""
+        while taken := self.taken.get():
+            # Over a new connection the same number is another message
+            while taken.over is self.over and not taken.ended.wait(1):
+                pass
+            while taken.over is self.over and taken.settled and taken.receipt and not taken.receipt.is_published():
+                taken.receipt.wait_for_publish(1)
+            if taken.over is self.over and taken.settled:
+                client.ack(taken.mid, taken.qos)
+            self.store.count(taken=-1, bytes=-len(taken.payload))
+            pulse.beat("acknowledger")
+
+    def let_go(self) -> None:
+        """End what is tried again, and what has not begun; what is being sent may end."""
+        self.over.set()
+        with suppress(Empty):
+            while True:
+                self.waiting.get_nowait().ended.set()
+
+    def hand_over(self, client: Client, name: str) -> bool:
+        """If others go on, be dealt nothing more and store what was dealt; tells whether all of it is.
+
+        Not so the lowest name, whose session keeps what comes meanwhile: StatefulSets take away the highest first.
+        """
+        if name == min(self.peers | {name}, key=lambda peer: (len(peer), peer)):
+            return False
+        self.leaving = True
+        client.unsubscribe([self.topic, PEERS])
+        give_up = time.monotonic() + LEAVE
+        while time.monotonic() < give_up:
+            before = self.over, self.came
+            if not self.store.counts["taken"] and (said := client.say()) and not said.rc:
+                # A broker answers in order: whatever it had for this sink has come before
+                said.wait_for_publish(5)
+                if said.is_published() and before == (self.over, self.came):
+                    log("left for good, other sinks go on")
+                    return True
+            time.sleep(0.2)
+        log("more was dealt to this sink than it could store, it does when it is back", left=self.store.counts["taken"])
+        return False
