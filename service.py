@@ -184,6 +184,15 @@ def end_process(kind: type[BaseException], error: object, _trace: object = None)
         os._exit(status or 70)  # EX_SOFTWARE
 
 
+def packet(kind: str, **values: object) -> Properties:
+    """Give the properties of an MQTT 5 packet, by paho's names for them; None leaves one out."""
+    properties = Properties(getattr(PacketTypes, kind))
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
 class Pulse:
     """What HEARTBEAT rests on: a file, touched while every part of the service gives signs of life."""
 
@@ -319,9 +328,7 @@ class Client(mqtt.Client):
             left.set()
 
         self.on_socket_close = await_end
-        end = Properties(PacketTypes.DISCONNECT)
-        if for_good:
-            end.SessionExpiryInterval = 0
+        end = packet("DISCONNECT", SessionExpiryInterval=0 if for_good else None)
         if said := self.publish(self.status, b"", qos=1, retain=True) if for_good else self.say(state=state):
             said.wait_for_publish(5)
         if self.disconnect(properties=end) == MQTTErrorCode.MQTT_ERR_SUCCESS:

@@ -8,10 +8,8 @@ from itertools import chain, count
 from pathlib import Path
 
 import cv2
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from service import DAY, Client, Pulse, log, read_settings, start
+from service import DAY, Client, Pulse, log, packet, read_settings, start
 
 from .camera import Camera, open_camera
 from .delivery import Delivery
@@ -62,8 +60,7 @@ def main() -> None:
     watch = Watch(options, Spool(spool_path, spool_bytes))
     delivery = Delivery(watch.spool, options.name, receipts, resend_after, time.monotonic)
     pulse = Pulse("network", "delivery", "camera")
-    session = Properties(PacketTypes.CONNECT)
-    session.SessionExpiryInterval = DAY
+    session = packet("CONNECT", SessionExpiryInterval=DAY)
 
     def report() -> dict[str, object]:
         off = {"state": "off"} if delivery.switch.off else {}

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import MAX_PACKET, log
+from service import MAX_PACKET, log, packet
 
 from .again import NEVER, Again
 from .spool import Spool
@@ -117,10 +116,12 @@ class Delivery:
         if face and len(face.payload) > self.spool.max_face:
             self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.spool.max_face}")
         elif face:
-            properties = Properties(PacketTypes.PUBLISH)
-            properties.ContentType = face.content_type
-            properties.CorrelationData = b"%d" % (self.base + int(now * 1000))  # the sink copies it
-            properties.UserProperty = [*face.properties.items(), ("seq", str(seq))]
+            properties = packet(
+                "PUBLISH",
+                ContentType=face.content_type,
+                CorrelationData=b"%d" % (self.base + int(now * 1000)),  # the sink copies it
+                UserProperty=[*face.properties.items(), ("seq", str(seq))],
+            )
             info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)
             self.under_way[info.mid] = face.id, now
             return True

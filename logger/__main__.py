@@ -8,11 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Client, Pulse, certificate_until, log, read_settings, start
+from service import Client, Pulse, certificate_until, log, packet, read_settings, start
 
 from . import status
 
@@ -55,8 +53,7 @@ def main() -> None:
     stop = start()
 
     # Who only looks keeps no queue with the broker: away for hours, it would fill it for the others
-    session = Properties(PacketTypes.CONNECT)
-    session.SessionExpiryInterval = 0
+    session = packet("CONNECT", SessionExpiryInterval=0)
     filters = [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
     name = f"status/logger/{broker.client_id}"
     client = Client(

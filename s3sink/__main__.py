@@ -3,10 +3,7 @@
 import os
 import threading
 
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-
-from service import DAY, Client, Pulse, read_settings, start
+from service import DAY, Client, Pulse, packet, read_settings, start
 
 from .bucket import bucket_name
 from .sink import PEERS, Sink
@@ -30,9 +27,7 @@ def main() -> None:
     store = Store(bucket, uploads)
     sink = Sink(store, topic)
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
-    session = Properties(PacketTypes.CONNECT)
-    session.SessionExpiryInterval = DAY
-    session.ReceiveMaximum = min(4 * uploads, MAX_WINDOW)
+    session = packet("CONNECT", SessionExpiryInterval=DAY, ReceiveMaximum=min(4 * uploads, MAX_WINDOW))
     status = f"status/s3sink/{broker.client_id}"
     client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message

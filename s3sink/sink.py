@@ -6,11 +6,9 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Client, Pulse, log
+from service import Client, Pulse, log, packet
 
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
 from .store import Failed, Gone, Store
@@ -61,9 +59,7 @@ def store_message(store: Store, taken: Taken) -> bool:
 def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
     """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
     prefix, _, rest = taken.topic.partition("/")
-    properties = Properties(PacketTypes.PUBLISH)
-    if taken.sending:
-        properties.CorrelationData = taken.sending
+    properties = packet("PUBLISH", CorrelationData=taken.sending)
     with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
         if prefix == "faces":
             return client.publish(f"receipts/{rest}", valid_id(taken.properties), qos=1, properties=properties)
