@@ -38,7 +38,7 @@ LACKS = {
     "WildcardSubscriptionAvailable": (1, "name each topic in MQTT_TOPIC"),
 }
 # notBefore and notAfter of a certificate (RFC 5280, 4.1.2.5): UTCTime until 2049, then GeneralizedTime
-VALIDITY = rb"(?:\x17\x0d|\x18\x0f)(\d{12,14})Z"
+VALIDITY = rb"(?:\x17\x0d|\x18\x0f)\d{12,14}Z(?:\x17\x0d|\x18\x0f)(\d{12,14})Z"
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[\da-fA-F]*:[\da-fA-F:.]*:[\w.%-]*"  # a name or IPv4; IPv6
 
 
@@ -53,10 +53,7 @@ class Broker(NamedTuple):
 
 
 class Settings:
-    """The environment, checked: every bad setting is collected, and all of them are named at once.
-
-    `given` has the flags of the command line.
-    """
+    """The environment, checked, and the flags of the command line; all bad settings are named at once."""
 
     def __init__(self, env: Mapping[str, str], given: Any = None) -> None:
         self.env, self.given = env, given
@@ -75,7 +72,6 @@ class Settings:
         return value
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
-        """Take a number from `low` to `high`."""
         value = self.env.get(name) or f"{default:.15g}"
         if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII) and low <= float(value) <= high:
             return float(value)
@@ -83,7 +79,6 @@ class Settings:
         return default
 
     def broker(self, client_id: str) -> Broker:
-        """Take MQTT_HOST, MQTT_PORT, MQTT_CERTS, MQTT_CLIENT_ID and STATUS_INTERVAL."""
         certs = self.env.get("MQTT_CERTS", "")
         try:
             read_certs(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certs)
@@ -117,12 +112,15 @@ def read_certs(context: ssl.SSLContext, certs: str) -> dict[str, object]:
 
 
 def certificate_until(path: Path) -> dict[str, object]:
-    """Give until when a certificate in PEM is valid, in words and in s; raises OSError, and ValueError for none."""
-    pem = re.search("-BEGIN (?:X509 |TRUSTED )?CERTIFICATE-+([^-]+)", path.read_text("ascii", "replace"))
-    times = re.findall(VALIDITY, base64.b64decode(pem[1])) if pem else []
-    if len(times) < 2:
-        raise ValueError("no certificate in PEM")
-    until = datetime.strptime(f"20{times[1].decode()}Z"[-15:], "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
+    """Give until when a certificate in PEM is valid, in words and in s, or `certificate_error`, what is wrong."""
+    try:
+        pem = re.search("-BEGIN (?:X509 |TRUSTED )?CERTIFICATE-+([^-]+)", path.read_text("ascii", "replace"))
+        found = re.search(VALIDITY, base64.b64decode(pem[1])) if pem else None
+    except (OSError, ValueError) as error:
+        return {"certificate_error": str(error)}
+    if not found:
+        return {"certificate_error": "no certificate in PEM"}
+    until = datetime.strptime(f"20{found[1].decode()}Z"[-15:], "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
     return {"certificate_until": f"{until:%FT%TZ}", "certificate_until_s": int(until.timestamp())}
 
 
@@ -169,12 +167,9 @@ def start() -> threading.Event:
 
 
 def end_process(kind: type[BaseException], error: object, _trace: object = None) -> None:
-    """End the process when one of its threads fails, so that the platform starts it afresh.
-
-    An error with a `status` is for a person: it says itself what to do. Any other is a fault of ours.
-    """
+    """End the process when one of its threads fails, so that the platform starts it afresh."""
     signal.alarm(5)  # ends it, too, should the log hang
-    status = getattr(error, "status", None)
+    status = getattr(error, "status", None)  # then it is for a person, and says itself what to do
     try:
         if status:
             print(error, file=sys.stderr, flush=True)
@@ -201,41 +196,37 @@ class Pulse:
         self.touched = 0.0
 
     def beat(self, part: str) -> None:
-        """Note that a part made progress, or is known to wait for a known reason; every 60 s at least."""
+        """Note that a part made progress, or waits for a known reason; every STUCK s at least."""
         now = self.heard[part] = time.monotonic()
         if (heartbeat := os.environ.get("HEARTBEAT")) and now > self.touched + 1 and not self.stuck():
             self.touched = now
             Path(heartbeat).touch()
 
     def stuck(self) -> str:
-        """Name the parts that have not been heard of for 60 s; empty when there is none."""
         now = time.monotonic()
         return " ".join(part for part, heard in self.heard.items() if now - heard > STUCK)
+
+
+Connected = Callable[[mqtt.Client, Properties], object]
+Report = Callable[[], Mapping[str, object]]
 
 
 class Client(mqtt.Client):
     """An MQTT 5 client that connects, and connects again, by itself once its loop is started.
 
-    `connected` is called after each connect with the properties of the CONNACK, `properties` are those of the
-    CONNECT, `report` gives what the status message says beside its state, or another state than "up".
+    `connected` is called after each connect with the CONNACK's properties, `properties` are the CONNECT's,
+    `report` gives what the status message says beside its state, or another state than "up".
     """
 
+    poisoned = 0
+    refused = False  # a subscription
+
     def __init__(
-        self,
-        broker: Broker,
-        status: str,
-        connected: Callable[[mqtt.Client, Properties], object],
-        properties: Properties,
-        *,
-        pulse: Pulse,
-        report: Callable[[], Mapping[str, object]],
+        self, broker: Broker, status: str, connected: Connected, properties: Properties, *, pulse: Pulse, report: Report
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, broker.client_id, protocol=mqtt.MQTTv5, manual_ack=True)
         self.broker, self.address = broker, f"{broker.host}:{broker.port}"
         self.status, self.connected, self.pulse, self.report = status, connected, pulse, report
-        self.poisoned = 0
-        self.refused = False  # a subscription
-        self.valid: dict[str, object] = {}
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)
@@ -255,7 +246,6 @@ class Client(mqtt.Client):
         self._clean_start = self.poisoned >= POISONED
 
     def begun(self, _client: object, _data: object, _flags: object, reason: Any, connack: Any) -> None:
-        """Say that there is a connection, or why not, and leave the rest to the service."""
         log("broker refuses" if reason.is_failure else "connected", broker=self.address, reason=reason)
         if reason.is_failure:
             return
@@ -271,14 +261,13 @@ class Client(mqtt.Client):
 
     def subscribed(self, _client: object, _data: object, _mid: int, reasons: list[Any], _more: object) -> None:
         """Say that the broker refuses a subscription; the rest goes on: a detector has faces to cut and to keep."""
-        refusals = [reason for reason in reasons if reason.is_failure]
-        self.refused |= bool(refusals)
-        for reason in refusals:
-            log("broker refuses a subscription, see its ACL and MQTT_TOPIC", broker=self.address, reason=reason)
-            self.say()
+        for reason in reasons:
+            if reason.is_failure:
+                self.refused = True
+                log("broker refuses a subscription, see its ACL and MQTT_TOPIC", broker=self.address, reason=reason)
+                self.say()
 
     def ack(self, mid: int, qos: int) -> MQTTErrorCode:
-        """Acknowledge a message, and note that one was done."""
         self.acked = True
         return super().ack(mid, qos)
 
@@ -291,13 +280,12 @@ class Client(mqtt.Client):
             self.poisoned = 0
 
     def ended(self, _client: object, _data: object, _flags: object, reason: object, _more: object) -> None:
-        """Count the connections that ended at a message that paho cannot take."""
         self.wrote()  # notes whether it was blocked to the end
         self.poisoned += self.blocked or reason == "Protocol error"
         log("disconnected", broker=self.address, reason=reason)
 
     def say(self, **more: object) -> mqtt.MQTTMessageInfo | None:
-        """Publish the retained status message; without a connection, when they would pile up, none."""
+        """Publish the retained status message; None without a connection, when they would pile up."""
         if not self.is_connected():
             return None
         # Who reads `every` knows from when on it is silence
@@ -307,7 +295,6 @@ class Client(mqtt.Client):
         return self.publish(self.status, json.dumps({**said, **more}), qos=1, retain=True)
 
     def say_until(self, stop: threading.Event) -> None:
-        """Say the status at the interval until `stop`."""
         while not stop.wait(self.broker.every):
             self.say()
 

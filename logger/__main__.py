@@ -19,7 +19,6 @@ SHOWN = ("id", "captured_at", "box", "frame_size", "score")
 
 
 def on_message(client: mqtt.Client, counts: Counter[str], message: mqtt.MQTTMessage) -> None:
-    """Print the line of one message: a face, or the bridge to the cloud going up or down."""
     if message.topic == BRIDGE:
         log("bridge", state="up" if message.payload == b"1" else "down")
     else:
@@ -36,17 +35,14 @@ def main() -> None:
     broker = settings.broker("logger")
     topic = settings.text("MQTT_TOPIC", "faces/#", r"[^\0]+", "give a topic filter, such as faces/#")
     bridge_cert = Path(settings.text("BRIDGE_CERT", "", ".*", "give the path of the bridge's tls.crt"))
-
     counts = Counter(faces=0)
 
     def report() -> dict[str, object]:
-        try:  # each time, for it may have been renewed
-            return {**counts, **(certificate_until(bridge_cert) if bridge_cert.name else {})}
-        except (OSError, ValueError) as error:
-            return {**counts, "bridge_cert": str(error)}
+        # Read each time, for it may have been renewed
+        return {**counts, **(certificate_until(bridge_cert) if bridge_cert.name else {})}
 
-    if "bridge_cert" in (said := report()):
-        settings.refuse("BRIDGE_CERT", str(bridge_cert), f"{said['bridge_cert']}; give the bridge's tls.crt")
+    if wrong := report().get("certificate_error"):
+        settings.refuse("BRIDGE_CERT", str(bridge_cert), f"{wrong}; give the bridge's tls.crt")
     settings.refuse_bad()
     if settings.given.status:
         sys.exit(status.show(broker))
@@ -54,11 +50,12 @@ def main() -> None:
 
     # Who only looks keeps no queue with the broker: away for hours, it would fill it for the others
     session = packet("CONNECT", SessionExpiryInterval=0)
-    filters = [(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))]
-    name = f"status/logger/{broker.client_id}"
-    client = Client(
-        broker, name, lambda client, _: client.subscribe(filters), session, pulse=Pulse("network"), report=report
-    )
+
+    def connected(client: mqtt.Client, _connack: object) -> None:
+        client.subscribe([(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))])
+
+    status_topic = f"status/logger/{broker.client_id}"
+    client = Client(broker, status_topic, connected, session, pulse=Pulse("network"), report=report)
     client.user_data_set(counts)
     client.on_message = on_message
     client.loop_start()

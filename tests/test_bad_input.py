@@ -115,7 +115,7 @@ def test_a_bridge_certificate_that_is_none_is_refused_and_one_that_goes_bad_is_t
     said = pipeline.listen("status/logger/logger", pipeline.edge_port)
     eventually(lambda: said and b'"certificate_until": "20' in said[-1].payload)
     cert.unlink()  # as a copy that is not made in one step leaves it
-    eventually(lambda: b'"bridge_cert": "[Errno 2]' in said[-1].payload)
+    eventually(lambda: b'"certificate_error": "[Errno 2]' in said[-1].payload)
     assert b'"state": "up"' in said[-1].payload
 
 
