@@ -21,12 +21,12 @@ demo: .venv/demo certs/ready ## the whole pipeline here; CAMERA=0, CAMERA=rtsp:/
 model: .venv/demo ## fetch the YuNet face detection model, by its checksum, into face.onnx
 	@python -m tests.model
 
-# Tests wait more than they compute: twice as many files at once as there are processors. In the order of the names, by
-# which the longest, chaos, begins early
+# Tests wait more than they compute: twice as many at once as there are processors. In the order of the names, by which
+# the longest, chaos, begins early
 test: JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 test: .venv/ready ## all tests that need no container engine; JOBS=1: one after the other
 	@tests/system browser
-	pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff check .
