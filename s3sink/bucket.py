@@ -69,11 +69,10 @@ def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
 def set_access(s3: Any, bucket: str, public: bool) -> None:
     """Let anybody read, or nobody by a statement of ours."""
     ours = public_statements(bucket, s3.meta.partition)
-    sids = [one["Sid"] for one in ours]
     policy = json.loads(read(s3.get_bucket_policy, bucket).get("Policy", '{"Version": "2012-10-17", "Statement": []}'))
     there = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
-    # the last: as version 0.1 wrote them, without a Sid
-    wanted = [it for it in there if it.get("Sid") not in sids and not any({**one, **it} == one for one in ours)]
+    # the latter: as version 0.1 wrote them, without a Sid
+    wanted = [it for it in there if not any(it.get("Sid") == one["Sid"] or {**one, **it} == one for one in ours)]
     if public:
         wanted += ours
         set_block(s3, bucket, on=False)

@@ -1,7 +1,4 @@
-"""Look at a private bucket: `python -m s3sink.view` shows its gallery on this machine alone, until Ctrl-C.
-
-Each read is signed with your own credentials and relayed, since the page loads from its own origin only.
-"""
+"""Look at a private bucket: `python -m s3sink.view` shows its gallery on this machine alone, until Ctrl-C."""
 
 import os
 import threading
@@ -22,6 +19,7 @@ from .store import s3_client
 # An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
 GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}
 KEPT = ("content-type", "cache-control", "last-modified", "x-amz-meta-")
+LISTED_BY = ("prefix", "delimiter", "start-after", "continuation-token")  # all that the page asks by
 
 
 class View(BaseHTTPRequestHandler):
@@ -32,10 +30,9 @@ class View(BaseHTTPRequestHandler):
     http: urllib3.PoolManager
 
     def do_GET(self) -> None:
-        """Answer as the bucket itself would."""
         path, _, query = self.path.partition("?")
         key = unquote(path).removeprefix(f"/{self.bucket}/")
-        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query)}
+        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query) if name in LISTED_BY}
         if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
             self.send_error(403)  # a web site whose name leads to this machine
         elif key == "index.html":
@@ -48,12 +45,10 @@ class View(BaseHTTPRequestHandler):
             self.send_error(403)
 
     def relay(self, operation: str, **asked: str) -> None:
-        """Read from the bucket, and pass on what it answers."""
-        asked.pop("ListType", None)
-        numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
+        """Sign a read with the user's own credentials, and pass on what the bucket answers."""
         try:
-            params = {**asked, **numbers, "Bucket": self.bucket}
-            got = self.http.request("GET", self.s3.generate_presigned_url(operation, Params=params))
+            url = self.s3.generate_presigned_url(operation, Params={"Bucket": self.bucket, **asked})
+            got = self.http.request("GET", url)
         except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
             log("the store does not answer", error=error)
             return self.send_error(502)
@@ -61,7 +56,6 @@ class View(BaseHTTPRequestHandler):
         return self.answer(got.status, {**headers, **GUARDS}, got.data)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """Send it; the page says itself what it is."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
