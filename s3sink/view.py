@@ -30,37 +30,33 @@ class View(BaseHTTPRequestHandler):
     http: urllib3.PoolManager
 
     def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        key = unquote(path).removeprefix(f"/{self.bucket}/")
-        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query) if name in LISTED_BY}
-        if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
-            self.send_error(403)  # a web site whose name leads to this machine
-        elif key == "index.html":
-            self.answer(200, {}, Path(__file__).with_name(key).read_bytes())
-        elif key.startswith("faces/"):
-            self.relay("get_object", Key=key)
-        elif not key and asked.get("Prefix", "").startswith("faces/"):
-            self.relay("list_objects_v2", **asked)
-        else:
-            self.send_error(403)
-
-    def relay(self, operation: str, **asked: str) -> None:
-        """Sign a read with the user's own credentials, and pass on what the bucket answers."""
-        try:
-            url = self.s3.generate_presigned_url(operation, Params={"Bucket": self.bucket, **asked})
-            got = self.http.request("GET", url)
-        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
-            log("the store does not answer", error=error)
-            return self.send_error(502)
-        headers = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
-        return self.answer(got.status, {**headers, **GUARDS}, got.data)
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        status, headers, body = self.answer()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Give status, headers and body: of the bucket, to whom each read is signed with the user's own credentials."""
+        path, _, query = self.path.partition("?")
+        key = unquote(path).removeprefix(f"/{self.bucket}/")
+        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query) if name in LISTED_BY}
+        if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
+            return 403, {}, b""  # a web site whose name leads to this machine
+        if key == "index.html":
+            return 200, {}, Path(__file__).with_name(key).read_bytes()
+        if not (key or asked.get("Prefix", "")).startswith("faces/"):
+            return 403, {}, b""
+        operation, params = ("get_object", {"Key": key}) if key else ("list_objects_v2", asked)
+        try:
+            url = self.s3.generate_presigned_url(operation, Params={"Bucket": self.bucket, **params})
+            got = self.http.request("GET", url)
+        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
+            log("the store does not answer", error=error)
+            return 502, {}, b""
+        kept = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
+        return got.status, {**kept, **GUARDS}, got.data
 
     def log_request(self, *_: object) -> None:
         """Say nothing of what goes well."""
