@@ -16,7 +16,6 @@ PATIENCE = 5.0  # s without a word from the broker
 SILENT = 60  # s since the last word, at least; else six times what it says of STATUS_INTERVAL, 3600 at most
 LONGEST = 10_000  # bytes; ours have some 400
 HEADER = ("DEVICE", "SERVICE", "NAME", "STATE", "SAID", "COUNTERS")
-Row = tuple[str, str, str, str, str, str]
 
 
 def health(said: dict[str, Any], now: datetime) -> tuple[str, str]:
@@ -34,13 +33,12 @@ def health(said: dict[str, Any], now: datetime) -> tuple[str, str]:
     return quoted(state), f"{age} s ago"
 
 
-def status_row(topic: str, payload: bytes, now: datetime) -> Row:
+def status_row(topic: str, payload: bytes, now: datetime) -> tuple[str, ...]:
     """Give the row of one status message; whatever does not fit is shown as unreadable, never trusted."""
-    levels = [quoted(level) for level in topic.split("/")[1:]]
-    # an edge's broker has status/<service>/<name>, the cloud's has the device before that
-    device, service, name = (["-"] * 3 + levels)[-3:] if len(levels) > 1 else ["-", *levels, "-"]
-    if topic == "status/bridge":
+    if topic == "status/bridge":  # Mosquitto's own
         return "-", "bridge", "-", "up" if payload == b"1" else "down", "-", ""
+    # an edge's broker has status/<service>/<name>, the cloud's has the device before that
+    device, service, name = ["-", "-", "-", *map(quoted, topic.split("/")[1:])][-3:]
     try:
         said = json.loads(payload[:LONGEST])
         state, age = health(said, now)
@@ -50,41 +48,33 @@ def status_row(topic: str, payload: bytes, now: datetime) -> Row:
     return device, service, name, state, age, counters
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[tuple[str, ...]]) -> str:
     """Lay the rows out in columns."""
     lines = [HEADER, *sorted(rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    laid_out = ("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in laid_out)
+    form = "  ".join(f"{{:{max(map(len, column))}}}" for column in zip(*lines, strict=True))
+    return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
 def retained(broker: Broker) -> dict[str, bytes]:
     """Give the retained status messages of a broker by topic; raises OSError when it does not answer."""
     heard: dict[str, bytes] = {}
-    over: list[int] = []
+    answers: list[Any] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     if broker.certs:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         read_certs(context, broker.certs)
         client.tls_set_context(context)
-
-    def granted(_client: object, _data: object, _mid: int, reasons: list[Any], _more: object) -> None:
-        if reasons[0].is_failure:
-            raise PermissionError(f"the broker refuses status/#: {reasons[0]}; use the operator's certificate")
-        client.unsubscribe("status/#")  # what is retained comes before its answer
-
-    client.on_subscribe = granted
-    client.on_unsubscribe = lambda *_: over.append(1)
-    client.on_message = lambda *args: heard.update({args[2].topic: bytes(args[2].payload)})
+    client.on_message = lambda _client, _data, message: heard.update({message.topic: bytes(message.payload)})
+    client.on_subscribe = client.on_unsubscribe = lambda *args: answers.extend(args[3])
     client.connect(broker.host, broker.port)
-    client.subscribe("status/#", qos=0)
-    size, give_up = 0, time.monotonic() + PATIENCE
-    while not over:
-        client.loop(0.5)
-        if len(heard) > size:  # a slow link, a large fleet
-            size, give_up = len(heard), time.monotonic() + PATIENCE
-        if time.monotonic() > give_up:
-            raise TimeoutError("the broker does not answer, or refuses this certificate")
+    for ask in (client.subscribe, client.unsubscribe):  # what is retained comes before the second answer
+        ask("status/#")
+        while not answers:
+            given_up = time.monotonic() + PATIENCE
+            if client.loop(PATIENCE) or time.monotonic() >= given_up:
+                raise TimeoutError("the broker does not answer, or refuses this certificate")
+        if (reason := answers.pop()).is_failure:
+            raise PermissionError(f"the broker refuses status/#: {reason}; use the operator's certificate")
     client.disconnect()
     return heard
 

@@ -1,13 +1,6 @@
-"""Prepare the bucket, as often as one likes: `python -m s3sink.bucket`. What others have set there stays.
+"""Prepare the bucket, as often as one likes: `python -m s3sink.bucket`. What others have set there stays."""
 
-What is ours: docs/bucket.md. Settings in S3 cannot be written only if they are still what was read: whoever
-changes the same one within that second may lose the change.
-"""
-
-import hashlib
 import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +8,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service import Settings, log, read_settings
+from service import VERSION, Settings, log, read_settings
 
 from .store import REMEDIES, error_code, s3_client
 
@@ -39,25 +32,26 @@ def read(get: Any, bucket: str) -> Any:
 def upload_gallery(s3: Any, bucket: str) -> None:
     """Put our page beside the faces, never over one of others; makes the bucket where there is none."""
     page = Path(__file__).with_name("index.html").read_bytes()
-    mark = {OURS: hashlib.sha256(page).hexdigest()}
     try:
         there = s3.get_object(Bucket=bucket, Key="index.html")
-        keep = "" if OURS in there["Metadata"] or there["ETag"] == PAGE_0_1 else "not ours"
+        if there["Body"].read(len(page) + 1) == page:
+            return
+        found = "ours" if OURS in there["Metadata"] or there["ETag"] == PAGE_0_1 else "not ours"
     except ClientError as error:
-        there, keep = {"Metadata": {}}, error_code(error)
-        if keep == "NoSuchBucket":
-            region = s3.meta.region_name
-            # us-east-1 is the one region that must not be named
-            place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
-            s3.create_bucket(Bucket=bucket, **place)
-            log("bucket created", bucket=bucket, region=region)
-        elif keep not in ("NoSuchKey", "AccessDenied"):
+        found = error_code(error)
+        if found not in ("NoSuchBucket", "NoSuchKey", "AccessDenied"):
             raise
-    if keep in ("not ours", "AccessDenied"):  # the latter is as it should be for the sink's own credentials
-        log("index.html left as it is", bucket=bucket, reason=keep)
-    elif there["Metadata"] != mark:
-        kind = {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"}
-        s3.put_object(Bucket=bucket, Key="index.html", Body=page, Metadata=mark, **kind)
+    if found == "NoSuchBucket":
+        region = s3.meta.region_name
+        # us-east-1 is the one region that must not be named
+        place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
+        s3.create_bucket(Bucket=bucket, **place)
+        log("bucket created", bucket=bucket, region=region)
+    if found in ("not ours", "AccessDenied"):  # the latter is as it should be for the sink's own credentials
+        log("index.html left as it is", bucket=bucket, reason=found)
+    else:
+        kind = {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache", "Metadata": {OURS: VERSION}}
+        s3.put_object(Bucket=bucket, Key="index.html", Body=page, **kind)
 
 
 def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
@@ -75,16 +69,14 @@ def public_statements(bucket: str, partition: str) -> list[dict[str, Any]]:
 def set_access(s3: Any, bucket: str, public: bool) -> None:
     """Let anybody read, or nobody by a statement of ours."""
     ours = public_statements(bucket, s3.meta.partition)
-    sids = [one["Sid"] for one in ours]
-    policy = json.loads(read(s3.get_bucket_policy, bucket).get("Policy", '{"Version": "2012-10-17"}'))
-    there = policy.get("Statement", [])
-    there = there if isinstance(there, list) else [there]
-    # the last: as version 0.1 wrote them, without a Sid
-    wanted = [it for it in there if it.get("Sid") not in sids and not any({**one, **it} == one for one in ours)]
+    policy = json.loads(read(s3.get_bucket_policy, bucket).get("Policy", '{"Version": "2012-10-17", "Statement": []}'))
+    there = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
+    # the latter: as version 0.1 wrote them, without a Sid
+    wanted = [it for it in there if not any(it.get("Sid") == one["Sid"] or {**one, **it} == one for one in ours)]
     if public:
         wanted += ours
         set_block(s3, bucket, on=False)
-    if there and not wanted:
+    if not wanted and there:
         s3.delete_bucket_policy(Bucket=bucket)
     elif wanted != there:
         s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({**policy, "Statement": wanted}))
@@ -99,14 +91,13 @@ def set_block(s3: Any, bucket: str, on: bool) -> None:
         there = read(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
         if all(there.get(half, False) == on for half in halves):
             return
-        reason = "statements of others are public, too"
-        if not read(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {}).get("IsPublic"):
+        if read(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {}).get("IsPublic"):
+            log("public access block left as it is", reason="statements of others are public, too")
+        else:
             block = {**there, **dict.fromkeys(halves, on)}
             s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
-            return
-    except ClientError as error:
-        reason = error_code(error)  # few stores have one; where it does block, the policy is refused
-    log("public access block left as it is", reason=reason)
+    except ClientError as error:  # few stores have one; where it does block, the policy is refused
+        log("public access block left as it is", reason=error_code(error))
 
 
 def set_expiry(s3: Any, bucket: str, days: int) -> None:
@@ -131,16 +122,14 @@ def bucket_name(settings: Settings) -> str:
     """Take S3_BUCKET, and see whether the SDK can do with its own settings; none of it shows a secret."""
     bucket = settings.text("S3_BUCKET", "", r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "give the name of a bucket")
     settings.text("AWS_REGION", "us-east-1", "[a-zA-Z0-9-]+", "give a region, such as eu-central-1")
-    url = os.environ.get("AWS_ENDPOINT_URL_S3", "")
-    if not re.fullmatch(r"(https?://[^\s@]+)?", url):
-        settings.bad.append(f"AWS_ENDPOINT_URL_S3={url.rpartition('@')[2]}: give https://HOST, no password")
+    settings.text("AWS_ENDPOINT_URL_S3", "", r"(https?://[^\s@]+)?", "give https://HOST, no password")
     try:
         if not boto3.Session().get_credentials():
-            settings.bad.append(f"AWS_ACCESS_KEY_ID=: {REMEDIES['NoCredentialsError']}")
+            settings.refuse("AWS_ACCESS_KEY_ID", "", REMEDIES["NoCredentialsError"])
         if not settings.bad:
             s3_client(uploads=1)  # reads the rest, in ~/.aws
     except (BotoCoreError, ValueError) as error:
-        settings.bad.append(f"AWS_PROFILE={os.environ.get('AWS_PROFILE', '')}, AWS_ACCESS_KEY_ID: {error}")
+        settings.bad.append(f"AWS_PROFILE={settings.env.get('AWS_PROFILE', '')}, AWS_ACCESS_KEY_ID: {error}")
     return bucket
 
 

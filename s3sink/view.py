@@ -1,7 +1,4 @@
-"""Look at a private bucket: `python -m s3sink.view` shows its gallery on this machine alone, until Ctrl-C.
-
-Each read is signed with your own credentials and relayed, since the page loads from its own origin only.
-"""
+"""Look at a private bucket: `python -m s3sink.view` shows its gallery on this machine alone, until Ctrl-C."""
 
 import os
 import threading
@@ -22,6 +19,7 @@ from .store import s3_client
 # An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
 GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}
 KEPT = ("content-type", "cache-control", "last-modified", "x-amz-meta-")
+LISTED_BY = ("prefix", "delimiter", "start-after", "continuation-token")  # all that the page asks by
 
 
 class View(BaseHTTPRequestHandler):
@@ -32,41 +30,33 @@ class View(BaseHTTPRequestHandler):
     http: urllib3.PoolManager
 
     def do_GET(self) -> None:
-        """Answer as the bucket itself would."""
-        path, _, query = self.path.partition("?")
-        key = unquote(path).removeprefix(f"/{self.bucket}/")
-        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query)}
-        if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
-            self.send_error(403)  # a web site whose name leads to this machine
-        elif key == "index.html":
-            self.answer(200, {}, Path(__file__).with_name(key).read_bytes())
-        elif key.startswith("faces/"):
-            self.relay("get_object", Key=key)
-        elif not key and asked.get("Prefix", "").startswith("faces/"):
-            self.relay("list_objects_v2", **asked)
-        else:
-            self.send_error(403)
-
-    def relay(self, operation: str, **asked: str) -> None:
-        """Read from the bucket, and pass on what it answers."""
-        asked.pop("ListType", None)
-        numbers = {name: int(value) for name, value in asked.items() if name == "MaxKeys" and value.isdecimal()}
-        try:
-            params = {**asked, **numbers, "Bucket": self.bucket}
-            got = self.http.request("GET", self.s3.generate_presigned_url(operation, Params=params))
-        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
-            log("the store does not answer", error=error)
-            return self.send_error(502)
-        headers = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
-        return self.answer(got.status, {**headers, **GUARDS}, got.data)
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """Send it; the page says itself what it is."""
+        status, headers, body = self.answer()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Give status, headers and body: of the bucket, to whom each read is signed with the user's own credentials."""
+        path, _, query = self.path.partition("?")
+        key = unquote(path).removeprefix(f"/{self.bucket}/")
+        asked = {name.title().replace("-", ""): value for name, value in parse_qsl(query) if name in LISTED_BY}
+        if self.headers["Host"] != f"127.0.0.1:{self.connection.getsockname()[1]}":
+            return 403, {}, b""  # a web site whose name leads to this machine
+        if key == "index.html":
+            return 200, {}, Path(__file__).with_name(key).read_bytes()
+        if not (key or asked.get("Prefix", "")).startswith("faces/"):
+            return 403, {}, b""
+        operation, params = ("get_object", {"Key": key}) if key else ("list_objects_v2", asked)
+        try:
+            url = self.s3.generate_presigned_url(operation, Params={"Bucket": self.bucket, **params})
+            got = self.http.request("GET", url)
+        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
+            log("the store does not answer", error=error)
+            return 502, {}, b""
+        kept = {name: value for name, value in got.headers.items() if name.lower().startswith(KEPT)}
+        return got.status, {**kept, **GUARDS}, got.data
 
     def log_request(self, *_: object) -> None:
         """Say nothing of what goes well."""

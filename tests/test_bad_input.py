@@ -200,7 +200,7 @@ def test_bad_settings_of_the_sdk_are_named_with_all_others_and_no_secret_is(prog
     said = (
         "S3_BUCKET=No_Bucket: give the name of a bucket",
         "AWS_REGION=eu west: give a region, such as eu-central-1",
-        "AWS_ENDPOINT_URL_S3=minio:9000: give https://HOST, no password",
+        "AWS_ENDPOINT_URL_S3=...@minio:9000: give https://HOST, no password",
         "AWS_PROFILE=, AWS_ACCESS_KEY_ID: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY",
     )
     assert_said(ended, 2, *said)

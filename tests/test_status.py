@@ -159,3 +159,4 @@ def test_hostile_status_messages_are_shown_and_believed_nothing() -> None:
     assert table([row]).isprintable() is False  # only for the line break between header and row
     assert all(line.isprintable() for line in table([row]).splitlines())
     assert len(table([row]).splitlines()) == 2
+    assert status_row("status", b"", NOW)[:4] == ("-", "-", "-", "unreadable")

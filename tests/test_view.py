@@ -87,9 +87,8 @@ def test_the_answers_are_those_of_the_bucket(store: Store, view: View) -> None:
     status, _, listing = view.ask("?list-type=2&encoding-type=url&prefix=faces/&delimiter=/")
     assert status == 200
     assert re.findall(rb"<Prefix>(faces/[^<]+)</Prefix>", listing) == [b"faces/jetson-01/"]
-    first = view.ask("?list-type=2&encoding-type=url&prefix=faces/&max-keys=1")[2]
-    (token,) = re.findall(rb"<NextContinuationToken>(.+)</Next", first)
-    query = f"?list-type=2&prefix=faces/&continuation-token={quote(token.decode(), safe='')}"
+    first = store.client().list_objects_v2(Bucket=view.bucket, Prefix="faces/", MaxKeys=1)
+    query = f"?list-type=2&prefix=faces/&continuation-token={quote(first['NextContinuationToken'], safe='')}"
     assert view.ask(query)[2].count(b"<Key>") == 1
     listed = view.ask(f"?list-type=2&prefix=faces/&start-after={HOSTILE[:32]}115959.1")[2]
     assert [unquote(key) for key in re.findall(r"<Key>([^<]+)</Key>", listed.decode())] == [KEY]
@@ -110,8 +109,10 @@ def test_nothing_else_is_answered(view: View) -> None:
         "",
     ):
         assert view.ask(path)[0] == 403, path
-    assert view.ask("?prefix=faces/&max-keys=many")[0] == 502
-    assert f"<Name>{view.bucket}</Name>".encode() in view.ask("?prefix=faces/&bucket=another")[2]
+    other = "&max-keys=0&bucket=another&expected-bucket-owner=1"  # what the page never asks
+    listed = view.ask(f"?prefix=faces/{other}")[2]
+    assert f"<Name>{view.bucket}</Name>".encode() in listed
+    assert listed.count(b"<Key>") == 2
     for method in ("HEAD", "PUT", "POST", "DELETE", "OPTIONS"):
         assert view.ask(KEY, method)[0] == 501, method
 
