@@ -19,15 +19,13 @@ class Again:
     - it was overtaken: a sending `after` s later, or more, is home, and queues keep their order;
     - or it was never sent;
     - or nothing has come home for `after` s, then for twice as long, and so on: the oldest alone, which asks.
-
-    Only of those that were sent again something is kept each: first sendings leave in the order of `seq`, so
-    marks say what was sent when.
     """
 
     def __init__(self, spool: Spool, after: float) -> None:
         self.spool, self.after = spool, after
         self.first = spool.newest  # up to here faces were sent first, or never will be
-        # Up to this face, at this time; where the oldest are forgotten, a later one's time holds for them
+        # They leave in the order of `seq`: up to this face, at this time; where the oldest marks are forgotten, a later
+        # one's time holds. So nothing is kept for each face but of those that were sent again
         self.marks = deque([(self.first, NEVER)], maxlen=2**14)
         self.sent_again: dict[int, tuple[float, float]] = {}  # when last, and what is late enough (s) to overtake it
         self.overtaken = NEVER  # the latest sending that is home

@@ -86,8 +86,10 @@ class Delivery:
     def heed(self, message: mqtt.MQTTMessage) -> None:
         """Take a receipt of one face or several, the camera's switch, or the news that the bridge is up or down."""
         payload = bytes(message.payload)
-        if message.topic == self.control:
-            self.switch(payload)
+        if message.topic == self.control and payload in (b"off", b"on", b""):
+            self.spool.switch(payload == b"off")  # an empty message is what clears a retained one
+        elif message.topic == self.control:
+            log("order not understood, give off or on", topic=message.topic, order=payload)
         elif message.topic == BRIDGE:
             self.bridge_up = payload == b"1" or not self.receipts
             log("bridge", state="up" if payload == b"1" else "down", spooled=self.spool.count)
@@ -97,15 +99,6 @@ class Delivery:
             self.counts["receipts"] += len(ids)
             # An older sink's has no number; one that is still to come is of another process
             self.again.home(ids, sent if sent <= self.clock() else NEVER)
-
-    def switch(self, order: bytes) -> None:
-        """Heed an order; an empty one is what clears a retained message, and means on."""
-        off = order == b"off"
-        if order not in (b"off", b"on", b""):
-            log("order not understood, give off or on", topic=self.control, order=order)
-        elif off != self.spool.off:
-            self.spool.switch(off)
-            log("camera switched", to="off" if off else "on")
 
     def puback(self, mid: int, reason: Any) -> None:
         # The broker sends what it has retained before it acknowledges what came after the SUBSCRIBE
@@ -125,14 +118,14 @@ class Delivery:
     def send(self, client: mqtt.Client, now: float) -> None:
         while self.again.first < self.spool.newest and len(self.under_way) < self.in_flight:
             self.again.sent_first(self.again.first + 1, now)
-            self.counts["sent"] += self.publish(client, "faces", self.again.first, now)
+            self.publish(client, "faces", self.again.first, now)
         due, resent = self.again.due(now), self.counts["resent"]
         while self.bridge_up and len(self.under_way) < self.in_flight and (seq := next(due, 0)):
-            self.counts["resent"] += self.publish(client, "again", seq, now)
+            self.publish(client, "again", seq, now)
         if self.counts["resent"] > resent:
             log("sending again", faces=self.counts["resent"] - resent, spooled=self.spool.count)
 
-    def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> bool:
+    def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> None:
         """Hand a face to paho; where the connection has just been lost, that is sent after the next one."""
         face = self.spool.get(seq)
         if face and len(face.payload) > self.spool.max_face:
@@ -146,5 +139,4 @@ class Delivery:
             )
             info = client.publish(f"{topic}/{self.camera}", face.payload, qos=1, properties=properties)
             self.under_way[info.mid] = face.id, now
-            return True
-        return False
+            self.counts["sent" if topic == "faces" else "resent"] += 1

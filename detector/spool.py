@@ -45,10 +45,7 @@ class SpoolError(Exception):
 
 
 class Spool:
-    """The faces without a receipt, in the order in which they were cut; for several threads.
-
-    All methods raise SpoolError when the disk is full, read-only or broken.
-    """
+    """The faces without a receipt, for several threads; SpoolError when the disk is full, read-only or broken."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
@@ -125,9 +122,11 @@ class Spool:
 
     def switch(self, off: bool) -> None:
         """Note, for after a restart, too, whether the camera is switched off."""
-        with self.disk():
-            self.db.execute(f"PRAGMA user_version={off:d}")
-        self.off = off
+        if off != self.off:
+            with self.disk():
+                self.db.execute(f"PRAGMA user_version={off:d}")
+            self.off = off
+            log("camera switched", to="off" if off else "on")
 
     def tidy(self) -> None:
         """Empty the write-ahead log, where pictures that were let go could be read for days."""
