@@ -128,9 +128,11 @@ class Delivery:
     def publish(self, client: mqtt.Client, topic: str, seq: int, now: float) -> None:
         """Hand a face to paho; where the connection has just been lost, that is sent after the next one."""
         face = self.spool.get(seq)
-        if face and len(face.payload) > self.spool.max_face:
+        if not face:
+            self.again.sent_again.pop(seq, None)
+        elif len(face.payload) > self.spool.max_face:
             self.refused(face.id, f"{len(face.payload)} bytes, and it takes {self.spool.max_face}")
-        elif face:
+        else:
             properties = packet(
                 "PUBLISH",
                 ContentType=face.content_type,

@@ -99,7 +99,7 @@ class Spool:
             return [number for (number,) in self.db.execute(query, [seq, limit])]
 
     def get(self, seq: int) -> SpooledFace | None:
-        """Give a face; None: it is home already."""
+        """Give a face; None: it is home already, or was lost."""
         query = "SELECT id, content_type, properties, payload FROM faces WHERE seq=?"
         with self.disk():
             row = self.db.execute(query, [seq]).fetchone()

@@ -272,6 +272,20 @@ def test_at_most_a_window_of_faces_is_out_again_and_receipts_open_it(tmp_path: P
     assert len(broker.at(104)) == 2
 
 
+def test_faces_that_were_lost_by_a_full_spool_hold_no_place_in_the_window(spool: Spool) -> None:
+    for number in range(1, 4):
+        add(spool, number, size=300)
+    broker = Broker(spool)
+    assert broker.at(101) == ["again/cam0"] * 3
+    for number in range(4, 7):
+        add(spool, number, size=300)
+    broker.receive("receipts/cam0", b"f" * 16)  # of another: no silence
+    assert broker.at(200) == ["faces/cam0"] * 3
+    broker.receive("receipts/cam0", f"{6:016x}".encode(), broker.published[-1][1])
+    assert broker.at(201) == []
+    assert not broker.delivery.again.sent_again
+
+
 def test_no_more_is_handed_to_paho_than_it_sends_and_what_waits_for_long_is_no_news(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a.db", 10**9)
     broker = Broker(spool)
