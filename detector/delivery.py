@@ -32,7 +32,6 @@ class Delivery:
         self.spool, self.camera, self.receipts, self.clock = spool, camera, receipts, clock
         self.again = Again(spool, after)
         self.counts = Counter(sent=0, resent=0, receipts=0, refused=0)
-        self.control = f"control/{camera}"
         self.told = threading.Event()  # that an order which the broker keeps would have come by now
         self.news: deque[Callable[[], None]] = deque()  # from paho's thread, which must not wait for the disk
         self.under_way: dict[int, tuple[str, float]] = {}  # id, and when sent, by MQTT packet identifier
@@ -45,14 +44,28 @@ class Delivery:
     def connected(self, client: mqtt.Client, connack: Properties) -> None:
         """Subscribe to what concerns this camera, and no other; heed what the broker can take."""
         # With QoS 0 what is retained has no queue to wait in
-        for topic, qos in ((self.control, 0), (BRIDGE, 0), (f"receipts/{self.camera}", 1)):
+        for topic, qos in ((f"control/{self.camera}", 0), (BRIDGE, 0), (f"receipts/{self.camera}", 1)):
             client.subscribe(topic, qos)
         self.spool.max_face = min(getattr(connack, "MaximumPacketSize", MAX_PACKET), MAX_PACKET) - ROOM
         self.in_flight = min(getattr(connack, "ReceiveMaximum", IN_FLIGHT), IN_FLIGHT)
         self.bridge_up = not self.receipts  # until the broker says so
 
     def on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self.hear(self.heed, message)
+        """Take a receipt of one face or several, the news that the bridge is up or down, or the camera's switch."""
+        payload = bytes(message.payload)
+        if message.topic == BRIDGE:
+            self.bridge_up = payload == b"1" or not self.receipts
+            log("bridge", state="up" if payload == b"1" else "down", spooled=self.spool.count)
+        elif message.topic.startswith("receipts/"):
+            ids, number = payload.decode(errors="replace").split(), getattr(message.properties, "CorrelationData", b"")
+            sent = (int(number) - self.base) / 1000 if number.isdigit() and len(number) < 20 else NEVER
+            self.counts["receipts"] += len(ids)
+            # An older sink's has no number; one that is still to come is of another process
+            self.hear(self.again.home, ids, sent if sent <= self.clock() else NEVER)
+        elif payload in (b"off", b"on", b""):  # empty is what clears a retained message
+            self.hear(self.spool.switch, payload == b"off")
+        else:
+            log("order not understood, give off or on", topic=message.topic, order=payload)
         client.ack(message.mid, message.qos)
 
     def on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
@@ -82,23 +95,6 @@ class Delivery:
             self.caught_up = now
         elif now - self.caught_up > FRESH:
             self.again.sent_first(self.spool.newest, NEVER)
-
-    def heed(self, message: mqtt.MQTTMessage) -> None:
-        """Take a receipt of one face or several, the camera's switch, or the news that the bridge is up or down."""
-        payload = bytes(message.payload)
-        if message.topic == self.control and payload in (b"off", b"on", b""):
-            self.spool.switch(payload == b"off")  # an empty message is what clears a retained one
-        elif message.topic == self.control:
-            log("order not understood, give off or on", topic=message.topic, order=payload)
-        elif message.topic == BRIDGE:
-            self.bridge_up = payload == b"1" or not self.receipts
-            log("bridge", state="up" if payload == b"1" else "down", spooled=self.spool.count)
-        else:
-            ids, number = payload.decode(errors="replace").split(), getattr(message.properties, "CorrelationData", b"")
-            sent = (int(number) - self.base) / 1000 if number.isdigit() and len(number) < 20 else NEVER
-            self.counts["receipts"] += len(ids)
-            # An older sink's has no number; one that is still to come is of another process
-            self.again.home(ids, sent if sent <= self.clock() else NEVER)
 
     def puback(self, mid: int, reason: Any) -> None:
         # The broker sends what it has retained before it acknowledges what came after the SUBSCRIBE
