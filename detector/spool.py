@@ -33,7 +33,6 @@ REMEDIES = {
 
 
 class SpooledFace(NamedTuple):
-    seq: int
     id: str
     content_type: str
     properties: dict[str, str]
@@ -103,7 +102,7 @@ class Spool:
         query = "SELECT id, content_type, properties, payload FROM faces WHERE seq=?"
         with self.disk():
             row = self.db.execute(query, [seq]).fetchone()
-        return SpooledFace(seq, row[0], row[1], json.loads(row[2]), row[3]) if row else None
+        return SpooledFace(row[0], row[1], json.loads(row[2]), row[3]) if row else None
 
     def oldest(self) -> SpooledFace | None:
         return next(map(self.get, self.after(0, 1)), None)

@@ -121,7 +121,7 @@ def test_a_spool_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
         db.executescript(OLD_SCHEMA)
     spool = Spool(tmp_path / "a.db", 1000)
     assert (spool.count, spool.bytes) == (1, 2)
-    assert spool.get(7) == (7, "000000000000000a", "image/png", {"a": "b"}, b"\1\2")
+    assert spool.get(7) == ("000000000000000a", "image/png", {"a": "b"}, b"\1\2")
     add(spool, 3)
     assert spool.after(0, 9) == [7, 10]
 
