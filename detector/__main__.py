@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from itertools import chain, count
 from pathlib import Path
 
@@ -14,36 +13,11 @@ from service import DAY, Client, Pulse, log, packet, read_settings, start
 from .camera import Camera, open_camera
 from .delivery import Delivery
 from .spool import Spool
-from .switch import Switch
 from .watch import Options, Watch
-
-GRACE = 5.0  # s that the broker has, at the start, to tell that the camera is switched off
-
-
-def patience(spool: Spool, pulse: Pulse, stop: threading.Event) -> Iterator[bool]:
-    """Give the cloud 50 ms a turn, and say so after 5 s, 10, 20 ...; each turn tells whether to stop."""
-    for turn in count(1):
-        pulse.beat("camera")
-        if turn % 100 == 0 and (turn // 100).bit_count() == 1:
-            log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
-        yield stop.wait(0.05)
-
-
-def rest(camera: Camera, watch: Watch, switch: Switch, client: Client, stop: threading.Event) -> None:
-    """Let go of the camera, whose lamp goes out, and of its last picture, until it is switched on, or `stop`."""
-    camera.close()
-    if watch.options.show:
-        cv2.destroyAllWindows()
-    client.say()
-    while switch.off and not stop.wait(0.2):
-        client.pulse.beat("camera")
-    if not stop.is_set():
-        camera.open()
-        client.say()
 
 
 def main() -> None:
-    """Watch the camera until it ends (a file or folder), or until SIGTERM or Ctrl-C."""
+    """Watch the camera and deliver its faces, until it ends (a file or folder) or until SIGTERM or Ctrl-C."""
     # What goes wrong with a camera is said once, by us
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
@@ -55,58 +29,77 @@ def main() -> None:
     spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
     settings.refuse_bad()
+
     stop = start()
     camera = open_camera(options.camera, log, size=options.size)
-    watch = Watch(options, Spool(spool_path, spool_bytes))
-    delivery = Delivery(watch.spool, options.name, receipts, resend_after, time.monotonic)
+    spool = Spool(spool_path, spool_bytes)
+    watch = Watch(options, spool)
+    delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
     pulse = Pulse("network", "delivery", "camera")
-    session = packet("CONNECT", SessionExpiryInterval=DAY)
 
     def report() -> dict[str, object]:
-        off = {"state": "off"} if delivery.switch.off else {}
-        return {**watch.counts, **delivery.report(), **camera.state, **off}
+        off = {"state": "off"} if spool.off else {}
+        return {**watch.counts, **delivery.counts, **spool.report(), **camera.state, **off}
 
-    status = f"status/detector/{options.name}"
-    client = Client(broker, status, delivery.connected, session, pulse=pulse, report=report)
-    run(camera, watch, delivery, client, stop)
-
-
-def run(camera: Camera, watch: Watch, delivery: Delivery, client: Client, stop: threading.Event) -> None:
-    """Watch and deliver side by side, each in its own thread, until the camera ends and all is home, or `stop`."""
-    client.on_message, client.on_publish = delivery.on_message, delivery.on_publish
-    client.loop_start()
-    spool, pulse = watch.spool, client.pulse
-
-    def report() -> None:
-        while not stop.wait(client.broker.every):
+    def say() -> None:
+        while not stop.wait(broker.every):
             log("watching", frames=watch.counts["frames"], faces=watch.counts["faces"], spooled=spool.count)
             client.say()
+            spool.tidy()
 
-    threads = [threading.Thread(target=report), threading.Thread(target=delivery.run, args=[client, stop, pulse.beat])]
+    name, session = f"status/detector/{options.name}", packet("CONNECT", SessionExpiryInterval=DAY)
+    client = Client(broker, name, delivery.connected, session, pulse=pulse, report=report)
+    client.on_message, client.on_publish = delivery.on_message, delivery.on_publish
+    client.loop_start()
+    threads = [threading.Thread(target=say), threading.Thread(target=delivery.run, args=[client, stop])]
     for thread in threads:
         thread.start()
-    wait = patience(spool, pulse, stop).__next__
-    spool.wait = None if camera.live else wait
-    delivery.switch.told.wait(GRACE)
-    for frame in chain([None], camera):  # a turn before the camera is opened
-        pulse.beat("camera")
-        if delivery.switch.off:
-            rest(camera, watch, delivery.switch, client, stop)
-        elif frame:
-            watch.look(frame)
-            delivery.wake.set()
-        if stop.is_set():
-            break
-    # A file that was read to its end is done when all is home, a live camera never
-    while spool.count and not wait():
-        pass
-    done = not (camera.live or spool.count or stop.is_set())
-    camera.close()
+    delivery.told.wait(5)  # s that the broker has to tell whether the camera is switched off
+    see(camera, watch, client, stop)
+    state = "down" if stop.is_set() else "done"
     stop.set()
     for thread in threads:
         thread.join()
-    client.leave("done" if done else "down")
-    log("done" if done else "stopped", **client.report())
+    client.leave(state)
+    log(state, **report())
+
+
+def see(camera: Camera, watch: Watch, client: Client, stop: threading.Event) -> None:
+    """Look at what the camera sees, until it ends and all is home, or `stop`."""
+    spool, beat, turns = watch.spool, client.pulse.beat, count(1)
+
+    def wait() -> bool:
+        """Give the cloud 50 ms, and say so each 5 s; true: it is time to stop."""
+        beat("camera")
+        if next(turns) % 100 == 0:
+            log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
+        return stop.wait(0.05)
+
+    spool.wait = None if camera.live else wait
+    for frame in chain([None], camera):  # a turn before the camera is opened
+        beat("camera")
+        if spool.off:
+            rest(camera, watch, client, stop)
+        elif frame:
+            watch.look(frame)
+        if stop.is_set():
+            break
+    camera.close()
+    # A file that was read to its end is done when all is home, a live camera never
+    while spool.count and not wait():
+        pass
+
+
+def rest(camera: Camera, watch: Watch, client: Client, stop: threading.Event) -> None:
+    """Let go of the camera, whose lamp goes out, and of its last picture, until it is switched on, or `stop`."""
+    camera.close()
+    if watch.options.show:
+        cv2.destroyAllWindows()
+    client.say()
+    while watch.spool.off and not stop.wait(0.2):
+        client.pulse.beat("camera")
+    if not stop.is_set():
+        camera.open()
 
 
 if __name__ == "__main__":

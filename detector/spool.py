@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,6 @@ REMEDIES = {
 
 
 class SpooledFace(NamedTuple):
-    seq: int
     id: str
     content_type: str
     properties: dict[str, str]
@@ -44,16 +44,14 @@ class SpoolError(Exception):
 
 
 class Spool:
-    """The faces without a receipt, in the order in which they were cut; for several threads.
-
-    All methods raise SpoolError when the disk is full, read-only or broken.
-    """
+    """The faces without a receipt, for several threads; SpoolError when the disk is full, read-only or broken."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
         self.max_face = MAX_BYTES  # of a picture, until the broker says what it takes
         # Where the camera can wait: called while the spool is full; true ends the waiting
         self.wait: Callable[[], bool] | None = None
+        self.wake = threading.Event()  # of who sends: a face was added
         self.dropped = 0
         self.lock = threading.RLock()
         with self.disk():
@@ -63,9 +61,10 @@ class Spool:
             for setting in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "secure_delete=ON"):
                 self.db.execute(f"PRAGMA {setting}")
             self.db.executescript(SCHEMA)
-            self.count, self.bytes = self.db.execute("SELECT count(*), total(bytes) FROM faces").fetchone()
-            last_given = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
-            self.newest: int = self.db.execute(last_given).fetchone()[0]
+            self.count, self.bytes = self.db.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM faces").fetchone()
+            self.newest: int = self.db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()[0]
+            # The camera is switched off: a number that SQLite keeps for its users, 0 in a new file
+            self.off = self.db.execute("PRAGMA user_version").fetchone() != (0,)
 
     @contextmanager
     def disk(self) -> Iterator[None]:
@@ -84,17 +83,13 @@ class Spool:
             if not self.wait and (lost := self.oldest()) and self.let_go(lost.id):
                 self.dropped += 1
                 log("FACE LOST: the spool is full, raise SPOOL_MAX_BYTES", id=lost.id, dropped=self.dropped)
+        insert = "INSERT INTO faces (id, content_type, properties, bytes, payload) VALUES (?, ?, ?, ?, ?)"
         with self.disk():
-            # A power cut takes nothing that was added; to forget a receipt only costs sending twice
-            self.db.execute("PRAGMA synchronous=FULL")
-            added = self.db.execute(
-                "INSERT INTO faces (id, content_type, properties, bytes, payload) VALUES (?, ?, ?, ?, ?)",
-                [id_, content_type, json.dumps(properties), len(payload), payload],
-            )
-            self.db.execute("PRAGMA synchronous=NORMAL")
+            added = self.db.execute(insert, [id_, content_type, json.dumps(properties), len(payload), payload])
             self.count += 1
             self.bytes += len(payload)
             self.newest = added.lastrowid or 0
+        self.wake.set()
 
     def after(self, seq: int, limit: int) -> list[int]:
         """Give the numbers of the oldest faces after `seq`."""
@@ -103,25 +98,42 @@ class Spool:
             return [number for (number,) in self.db.execute(query, [seq, limit])]
 
     def get(self, seq: int) -> SpooledFace | None:
-        """Give a face; None: it is home already."""
+        """Give a face; None: it is home already, or was lost."""
         query = "SELECT id, content_type, properties, payload FROM faces WHERE seq=?"
         with self.disk():
             row = self.db.execute(query, [seq]).fetchone()
-        return SpooledFace(seq, row[0], row[1], json.loads(row[2]), row[3]) if row else None
+        return SpooledFace(row[0], row[1], json.loads(row[2]), row[3]) if row else None
 
     def oldest(self) -> SpooledFace | None:
         return next(map(self.get, self.after(0, 1)), None)
 
     def let_go(self, id_: str) -> int:
         """Forget a face that lies in the bucket, and give its number; 0: none of ours, or it came twice."""
-        query = "DELETE FROM faces WHERE id=? RETURNING seq, bytes"
         with self.disk():
-            seq, size = self.db.execute(query, [id_]).fetchone() or (0, 0)
-            self.count -= seq > 0
+            # What a power cut brings back is only sent twice; nothing that was added may be lost by one
+            self.db.execute("PRAGMA synchronous=NORMAL")
+            rows = self.db.execute("DELETE FROM faces WHERE id=? RETURNING seq, bytes", [id_]).fetchall()
+            self.db.execute("PRAGMA synchronous=FULL")
+            seq, size = rows[0] if rows else (0, 0)
+            self.count -= len(rows)
             self.bytes -= size
         return int(seq)
+
+    def switch(self, off: bool) -> None:
+        """Note, for after a restart, too, whether the camera is switched off."""
+        if off != self.off:
+            with self.disk():
+                self.db.execute(f"PRAGMA user_version={off:d}")
+            self.off = off
+            log("camera switched", to="off" if off else "on")
 
     def tidy(self) -> None:
         """Empty the write-ahead log, where pictures that were let go could be read for days."""
         with self.disk():
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def report(self) -> dict[str, int]:
+        oldest, now = self.oldest(), datetime.now(timezone.utc)
+        cut = datetime.fromisoformat(oldest.properties["captured_at"].replace("Z", "+00:00")) if oldest else now
+        age = max(round((now - cut).total_seconds()), 0)
+        return {"dropped": self.dropped, "spooled": self.count, "spooled_bytes": self.bytes, "oldest_s": age}

@@ -118,6 +118,8 @@ def test_a_spooled_face_larger_than_the_broker_takes_waits_and_the_others_pass(
     eventually(lambda: len(pipeline.bucket_keys()) == 2)
     eventually(lambda: pipeline.log("detector").count("spooled=1\n") >= 3)
     assert 1 <= pipeline.log("detector").count("broker does not take a face, it waits") <= 3
+    # nor is what was let go still readable
+    eventually(lambda: (pipeline.directory / "spool/cam0.db-wal").stat().st_size == 0)
 
 
 def test_a_disk_that_does_not_let_a_face_go_ends_the_detector_in_one_line_with_status_74(pipeline: Pipeline) -> None:

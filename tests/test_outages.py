@@ -118,7 +118,7 @@ class Camera:
         self.spool.add(id_, "image/jpeg", {"id": id_, "captured_at": "2026-11-22T10:20:30.456Z"}, b"face")
 
     def step(self) -> None:
-        self.delivery.step(self, self.way.now)  # type: ignore[arg-type]
+        self.delivery.step(self)  # type: ignore[arg-type]
 
     def receive(self, topic: str, payload: bytes, number: bytes = b"") -> None:
         message = mqtt.MQTTMessage(1, topic.encode())
@@ -139,7 +139,7 @@ class Camera:
         self.delivery.on_publish(self, None, self.mid, SimpleNamespace(is_failure=False), None)  # type: ignore[arg-type]
         return SimpleNamespace(mid=self.mid)
 
-    def subscribe(self, _topics: object) -> None: ...
+    def subscribe(self, _topic: str, _qos: int) -> None: ...
 
     def ack(self, _mid: int, _qos: int) -> None: ...
 

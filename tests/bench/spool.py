@@ -39,13 +39,13 @@ def measure(path: Path) -> tuple[float, float, float]:
     client: Any = SimpleNamespace(
         is_connected=lambda: True, publish=lambda *_args, **_words: SimpleNamespace(mid=0), ack=lambda *_: None
     )
-    delivery = Delivery(spool, "cam0", True, 60, clock=time.monotonic)
+    delivery = Delivery(spool, "cam0", True, 60, time.monotonic)
     delivery.bridge_up = True
     began_cpu, frames = time.process_time(), int(SECONDS * 25)
     for number in range(frames):
-        delivery.step(client, time.monotonic())
+        delivery.step(client)
         if number % 250 == 0:
-            delivery.report()
+            spool.report()
     cpu = time.process_time() - began_cpu
     spool.db.close()
     return opened, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
