@@ -38,7 +38,6 @@ def rest(camera: Camera, watch: Watch, switch: Switch, client: Client, stop: thr
     while switch.off and not stop.wait(0.2):
         client.pulse.beat("camera")
     if not stop.is_set():
-        camera.open()
         client.say()
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
     settings.refuse_bad()
     stop = start()
-    camera = open_camera(options.camera, log, size=options.size)
+    camera = open_camera(options.camera, options.size)
     watch = Watch(options, Spool(spool_path, spool_bytes))
     delivery = Delivery(watch.spool, options.name, receipts, resend_after, time.monotonic)
     pulse = Pulse("network", "delivery", "camera")

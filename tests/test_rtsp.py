@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from detector import live
 from detector.camera import Camera, open_camera
 from tests.pipeline import free_port
 from tests.rtsp import missing, rtsp_server, stamp_of
@@ -15,18 +16,20 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture
-def log() -> Log:
-    return Log()
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    return Log(monkeypatch)
 
 
 @pytest.fixture
-def look(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Camera]]:
+def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Camera]]:
     """Opens a camera; closed after the test."""
     monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)  # of another test
+    monkeypatch.setattr(live, "RETRY", 0.1)
     cameras: list[Camera] = []
 
-    def look_at(url: str, stall: float = 4) -> Camera:
-        cameras.append(open_camera(url, log, stall=stall, retry=0.1))
+    def look_at(url: str, stall: int = 4) -> Camera:
+        monkeypatch.setattr(live, "STALL", stall)
+        cameras.append(open_camera(url))
         return cameras[-1]
 
     yield look_at
