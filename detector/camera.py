@@ -13,9 +13,10 @@ import numpy as np
 
 from service import log
 
-from .live import URLS, CameraError, Frame, Live
+from .live import CameraError, Frame, Live
 from .reasons import redact
 
+URLS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 UNREADABLE = 1000  # failed reads in a row; then there is no more
 EPOCH_OF_MP4 = 2082844800  # s from 1904 to 1970
@@ -38,28 +39,25 @@ def created(path: Path) -> int:
     """When an MP4 or MOV says that it was made, s since the epoch; 0 where it does not say."""
     size = 8
     with path.open("rb") as file:
-        # Boxes, one behind the other: size and kind (4 bytes each), content; a size of 1 is told behind the kind
+        # Boxes, one behind the other: size and kind (4 bytes each), content; of a size of 1 the true one is behind
         while 8 <= size <= path.stat().st_size and len(box := file.read(28)) == 28:
             if box[4:8] + box[12:16] == b"moovmvhd":  # version, flags, time
                 return max(int.from_bytes(box[20 : 28 if box[16] else 24], "big") - EPOCH_OF_MP4, 0)
-            size = int.from_bytes(box[:4], "big")
-            if size == 1:
-                size = int.from_bytes(box[8:16], "big")
+            size = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
             file.seek(size - 28, 1)
     return 0
 
 
 def video_frames(path: Path) -> Iterator[Frame]:
     """Every frame that can be read, in order; what cannot be read is skipped, and said."""
-    name = str(path.absolute())  # FFmpeg takes a relative name with a colon for a protocol
-    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     fps = capture.get(cv2.CAP_PROP_FPS) or 25.0  # some containers do not tell
     length = max(capture.get(cv2.CAP_PROP_FRAME_COUNT) / fps, 0)
     made = created(path)
     if not (made or length):  # a browser's webm does not tell its length, and must not end in the future
         while capture.grab():
             length = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        capture.open(name, cv2.CAP_FFMPEG)
+        capture.open(str(path), cv2.CAP_FFMPEG)
     start = made or path.stat().st_mtime - length
     log("video", file=path, start=f"{start:.0f}", by="creation time" if made else "file's time less its length")
     at, skipped, failed = -1.0, 0, 0
@@ -97,16 +95,12 @@ def folder_frames(folder: Path) -> Iterator[Frame]:
 
 
 def open_camera(source: str, size: Sequence[int] = (1280, 720)) -> Camera:
-    """Open what `source` names: a number, a device, a URL, a video file or a folder of images.
-
-    The `size` in px is the wish of a device's frames. CameraError if there is nothing to read; a live camera may come
-    later, and raises it when it is given up.
-    """
+    """Open a number, a device, a URL, a video or a folder; CameraError if there is nothing to read, now or for good."""
     source = re.sub(r"^\w+://", lambda scheme: scheme[0].lower(), source.strip())
     shown = f"CAMERA={redact(source)}"
     if source.isdecimal() and sys.platform == "linux":
         source = f"/dev/video{source}"
-    path = Path(source)
+    path = Path(source).absolute()  # FFmpeg takes a relative name with a colon for a protocol
     if source.startswith(URLS) or source.isdecimal() or path.is_char_device():
         return Live(source, size)
     if path.is_dir():

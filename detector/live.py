@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -16,12 +15,12 @@ from service import log
 
 from .reasons import redact, why
 
-URLS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 STALL = 4  # s without a frame; then it is lost
 HANG = 200  # s without a sign of life from OpenCV; asking why, waiting and opening take 180 at most
 RETRY, LONGEST_WAIT = 1, 30  # s until a lost camera is opened again, ever longer
 PATIENCE = 60  # s that a keyframe may take: smart codecs send one in 30 s
 FAST_ENOUGH = 15  # frames/s; below, a USB camera is asked for MJPG
+TURNS = {("closed", "up"): "camera up", ("up", "lost"): "camera lost", ("lost", "up"): "camera back"}
 
 
 class CameraError(Exception):
@@ -47,8 +46,8 @@ def open_url(url: str) -> cv2.VideoCapture:
 def open_device(device: str, size: Sequence[int]) -> cv2.VideoCapture:
     """V4L2's reader for that device alone, at the size nearest to `size` px; MJPG if its own format gives less."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(STALL))
-    if sys.platform != "linux":
-        return cv2.VideoCapture(int(device) if device.isdecimal() else device)
+    if device.isdecimal():  # on another system than Linux
+        return cv2.VideoCapture(int(device))
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
     # A camera without MJPG gets what OpenCV likes best of what it has
     for fourcc in (capture.get(cv2.CAP_PROP_FOURCC), cv2.VideoWriter.fourcc(*"MJPG")):
@@ -68,7 +67,7 @@ class Live:
     live = True
 
     def __init__(self, source: str, size: Sequence[int]) -> None:
-        self.source, self.size, self.url = source, size, source.startswith(URLS)
+        self.source, self.size, self.url = source, size, "://" in source
         self.newest: deque[Frame] = deque(maxlen=1)
         self.came, self.stop = threading.Event(), threading.Event()
         self.stop.set()  # until it is asked for a frame
@@ -89,7 +88,7 @@ class Live:
             if not frame and time.monotonic() > self.deadline:
                 if not self.url or self.state["camera"] != "up":
                     raise CameraError(f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera")
-                self.turn("lost", "camera lost", "no picture comes any more")
+                self.turn("lost", "no picture comes any more")
                 self.stop.set()  # its thread ends as soon as it can, and another one opens the camera
             yield frame
 
@@ -107,8 +106,7 @@ class Live:
             reason = "the stream ended" if frames and self.url else why(self.source)
             snapshot = frames == 1 and self.source.startswith("http")  # one picture an answer: asked again, quietly
             if not (snapshot or stop.is_set()):
-                event = "camera lost" if self.state["camera"] == "up" else "camera does not open"
-                self.turn("lost", event, reason)
+                self.turn("lost", reason)
             stop.wait(wait)
 
     def read(self, capture: cv2.VideoCapture, stop: threading.Event) -> int:
@@ -117,8 +115,7 @@ class Live:
         fourcc = round(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little")[:4].decode("latin-1").strip("\0 ")
         # FFmpeg lets go of such a frame when the next one begins: it was there when the last one came out
         held = self.source.startswith("rtsp") and fourcc in ("h264", "hevc")
-        moment = max(0.25 / max(fps, 1), 0.01)  # s, less than a frame: what comes sooner was buffered
-        frames, buffered, first, before = 0, held, math.inf, math.inf
+        frames, first, before = 0, math.inf, math.inf
         while capture.grab() and not stop.is_set():
             now = time.monotonic()
             if now - before > STALL:
@@ -128,21 +125,20 @@ class Live:
                 continue
             frames, first = frames + 1, min(first, now)
             self.deadline = now + (STALL if self.url else HANG)
-            buffered = buffered and now - before < moment and now - first < 1
-            if not buffered:
+            if not held or now - first >= 1:  # what had been buffered comes within a second
                 captured, by_kernel = before if held else now, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not self.url and now - 1 < by_kernel <= now:
                     captured = by_kernel
                 if self.state["camera"] != "up":
-                    event = "camera back" if self.state["camera"] == "lost" else "camera up"
-                    self.turn("up", event, size=f"{image.shape[1]}x{image.shape[0]}", format=fourcc, fps=round(fps))
+                    self.turn("up", size=f"{image.shape[1]}x{image.shape[0]}", format=fourcc, fps=round(fps))
                 self.newest.append(Frame(image, time.time() - time.monotonic() + captured))
                 self.came.set()
             before = now
         return frames
 
-    def turn(self, camera: str, event: str, reason: str = "", **found: object) -> None:
+    def turn(self, camera: str, reason: str = "", **found: object) -> None:
         """Note for the status whether it is up or lost, and say it."""
+        event = TURNS.get((self.state["camera"], camera), "camera does not open")
         if camera != self.state["camera"]:
             self.state.update(camera=camera, camera_since=time.strftime("%FT%TZ", time.gmtime()))
         self.state["camera_reason"] = reason

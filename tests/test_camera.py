@@ -1,5 +1,7 @@
 """Does the detector read what it is pointed at, and get over a camera that stalls, dies and returns?"""
 
+import errno
+import os
 import re
 import struct
 import threading
@@ -17,7 +19,7 @@ from detector import camera as files
 from detector import live
 from detector.camera import Camera, open_camera
 from detector.live import CameraError, Frame
-from detector.reasons import redact
+from detector.reasons import redact, why
 from tests.mjpeg import Stream, camera_server, number_of, numbered
 
 
@@ -255,6 +257,30 @@ def test_none_comes_while_there_is_no_frame() -> None:
 )
 def test_no_password_is_shown(source: str, shown: str) -> None:
     assert redact(source) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EBUSY, "busy: another program"),
+        (errno.EACCES, "not permitted"),
+        (errno.EPERM, "not permitted"),
+        (errno.ENOTTY, "no capture node"),
+        (errno.EINVAL, "no capture node"),
+        (errno.ENODEV, "is it plugged in"),
+        (0, "no picture comes"),
+    ],
+)
+def test_the_kernel_s_words_for_a_device_become_what_to_do(
+    number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ioctl(*_: object) -> None:
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    assert why("/dev/video97").startswith("not there")
+    monkeypatch.setattr("fcntl.ioctl", ioctl)
+    assert reason in why("/dev/null")
 
 
 def test_what_cannot_be_read_is_skipped_and_counted(tmp_path: Path, log: Log) -> None:
