@@ -40,11 +40,11 @@ def created(path: Path) -> int:
     size = 8
     with path.open("rb") as file:
         # Boxes, one behind the other: size and kind (4 bytes each), content; of a size of 1 the true one is behind
-        while 8 <= size <= path.stat().st_size and len(box := file.read(28)) == 28:
+        while size >= 8 and len(box := file.read(28)) == 28:
             if box[4:8] + box[12:16] == b"moovmvhd":  # version, flags, time
                 return max(int.from_bytes(box[20 : 28 if box[16] else 24], "big") - EPOCH_OF_MP4, 0)
             size = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
-            file.seek(size - 28, 1)
+            file.seek(min(size, path.stat().st_size) - 28, 1)
     return 0
 
 

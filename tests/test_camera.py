@@ -312,6 +312,15 @@ def test_a_file_that_says_when_it_was_made_starts_then(tmp_path: Path, log: Log)
     assert log[0][1]["by"] == "creation time"
 
 
+@pytest.mark.parametrize("size", [2**63 + 5, 2**64 - 1])
+def test_a_box_of_an_absurd_size_does_not_refuse_the_film(size: int, tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, 5)
+    path.write_bytes(b"\0\0\0\1free" + size.to_bytes(8, "big") + path.read_bytes())
+    assert len(list(open_camera(str(path)))) == 5
+    assert log[0][1]["by"] == "file's time less its length"
+
+
 def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "clip.mp4", 5)
     (tmp_path / "clip.mp4").rename(tmp_path / "a:b.mp4")
