@@ -36,7 +36,7 @@ def open_url(url: str) -> cv2.VideoCapture:
     """FFmpeg's reader for a URL, open or not; it ends by itself when nothing comes for STALL s."""
     # Until the first keyframe, which may tell the size; sound would hide that the video stalls
     rtsp = f"rtsp_flags;prefer_tcp|allowed_media_types;video|analyzeduration;{PATIENCE}000000|timeout"
-    options = f"{rtsp if url.startswith('rtsp') else 'rw_timeout'};{STALL * 1e6:.0f}|fpsprobesize;0"
+    options = f"{rtsp if url.startswith('rtsp') else 'rw_timeout'};{STALL}000000|fpsprobesize;0"
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE * 1000]
     # Each further thread of the decoder would hold back a frame
@@ -72,7 +72,8 @@ class Live:
         self.came, self.stop = threading.Event(), threading.Event()
         self.stop.set()  # until it is asked for a frame
         self.reader: threading.Thread | None = None
-        self.state = {"camera": "closed"}  # for the status
+        self.was = "closed"  # or up, or lost
+        self.state = {"camera": "lost", "camera_reason": "opening"}  # for the status
 
     def __iter__(self) -> Iterator[Frame | None]:
         """The newest frame, each once, or None after a moment; opens it if closed; CameraError if OpenCV hangs."""
@@ -86,7 +87,7 @@ class Live:
             self.came.clear()
             frame = self.newest.pop() if self.newest else None
             if not frame and time.monotonic() > self.deadline:
-                if not self.url or self.state["camera"] != "up":
+                if not self.url or self.was != "up":
                     raise CameraError(f"CAMERA={redact(self.source)}: hangs for good; start again, or reset the camera")
                 self.turn("lost", "no picture comes any more")
                 self.stop.set()  # its thread ends as soon as it can, and another one opens the camera
@@ -129,7 +130,7 @@ class Live:
                 captured, by_kernel = before if held else now, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not self.url and now - 1 < by_kernel <= now:
                     captured = by_kernel
-                if self.state["camera"] != "up":
+                if self.was != "up":
                     self.turn("up", size=f"{image.shape[1]}x{image.shape[0]}", format=fourcc, fps=round(fps))
                 self.newest.append(Frame(image, time.time() - time.monotonic() + captured))
                 self.came.set()
@@ -138,10 +139,11 @@ class Live:
 
     def turn(self, camera: str, reason: str = "", **found: object) -> None:
         """Note for the status whether it is up or lost, and say it."""
-        event = TURNS.get((self.state["camera"], camera), "camera does not open")
-        if camera != self.state["camera"]:
-            self.state.update(camera=camera, camera_since=time.strftime("%FT%TZ", time.gmtime()))
-        self.state["camera_reason"] = reason
+        event = TURNS.get((self.was, camera), "camera does not open")
+        if camera != self.was:
+            self.was = camera
+            self.state["camera_since"] = time.strftime("%FT%TZ", time.gmtime())
+        self.state.update(camera=camera, camera_reason=reason)
         log(event, camera=redact(self.source), **found or {"reason": reason})
 
     def close(self) -> None:
@@ -149,4 +151,4 @@ class Live:
         self.stop.set()
         if self.reader:
             self.reader.join(timeout=2)
-        self.state = {"camera": "closed"}
+        self.was = self.state["camera"] = "closed"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # What is said, and what we say
 SAID = {
-    # what FFmpeg says,
+    # what FFmpeg says
     r"\b401\b": "401 Unauthorized: correct user and password in CAMERA",
     r"\b403\b": "403 Forbidden: let this user see the stream",
     r"\b404\b": "404 Not Found: correct the path in CAMERA, the camera's manual has it",

@@ -238,7 +238,7 @@ def test_none_comes_while_there_is_no_frame() -> None:
     assert [next(iter(camera)) for _ in range(2)] == [None, None]
     assert time.monotonic() - started < 2
     camera.close()
-    assert camera.state == {"camera": "closed"}
+    assert camera.state["camera"] == "closed"
 
 
 @pytest.mark.parametrize(
