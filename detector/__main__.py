@@ -31,7 +31,7 @@ def main() -> None:
     settings.refuse_bad()
 
     stop = start()
-    camera = open_camera(options.camera, log, size=options.size)
+    camera = open_camera(options.camera, options.size)
     spool = Spool(spool_path, spool_bytes)
     watch = Watch(options, spool)
     delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
@@ -98,8 +98,7 @@ def rest(camera: Camera, watch: Watch, client: Client, stop: threading.Event) ->
     client.say()
     while watch.spool.off and not stop.wait(0.2):
         client.pulse.beat("camera")
-    if not stop.is_set():
-        camera.open()
+    client.say()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -56,7 +57,8 @@ def detectors() -> dict[str, Detect]:
 
 
 def clip_frames(path: Path) -> list[MatLike]:
-    return [frame.image for frame in open_camera(str(path), log=lambda *_, **__: None) if frame]
+    with redirect_stdout(None):  # the table has it to itself
+        return [frame.image for frame in open_camera(str(path)) if frame]
 
 
 def photos() -> list[Photo]:
@@ -143,8 +145,8 @@ def our_loop(detect: Detect, frames: Sequence[MatLike], fps: float = 25) -> tupl
 def latency(detector_s: float, seconds: float) -> list[float]:
     """Age (s) of each frame of a live camera when a detector that takes `detector_s` gets it."""
     stream, ages = Stream(fps=25), []
-    with camera_server(stream) as port:
-        camera = open_camera(f"http://127.0.0.1:{port}/", log=lambda *_, **__: None)
+    with redirect_stdout(None), camera_server(stream) as port:
+        camera = open_camera(f"http://127.0.0.1:{port}/")
         end = time.monotonic() + seconds
         for frame in camera:
             if frame:
