@@ -5,8 +5,9 @@ import secrets
 from dataclasses import dataclass, field
 
 import cv2
+from cv2.typing import MatLike
 
-from .faces import Box, Look
+from .faces import Box, Detect, Face, Look, cut
 
 OVERLAP = 0.2  # least IoU that makes two boxes one face
 REACH = 1.5  # box sides that a face may have moved where boxes no longer overlap
@@ -16,6 +17,7 @@ FORGET = 15.0  # s that a visit waits for somebody who looks away
 OTHER = 0.28
 BETTER = 1.3  # times the quality, sharpness x size, that makes a picture worth sending before its time
 RUSH = 0.25  # of the interval must pass even so, or a face coming into focus is sent ten times
+NEAR = 64  # px: the surroundings of a face, 2.4 box sides, are looked at so wide; the face is 27 px then
 
 
 @dataclass(eq=False)
@@ -41,6 +43,17 @@ def affinity(a: Box, b: Box) -> float:
         return iou
     distance = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
     return -distance / max(min(*a[2:], *b[2:]), 1)
+
+
+def find_near(detect: Detect, frame: MatLike, boxes: list[Box]) -> list[Face]:
+    """The faces that still are where one was: `detect` gets the surroundings of each box."""
+    found: list[Face] = []
+    for x, y, w, h in boxes:
+        side = max(w, h)  # square, so that the network keeps one input size
+        part, left, top = cut(frame, (x + (w - side) // 2, y + (h - side) // 2, side, side), 0.7, 0.7)
+        faces = [Face((f.box[0] + left, f.box[1] + top, *f.box[2:]), f.score) for f in detect(part)]
+        found += [face for face in faces if affinity(face.box, (x, y, w, h)) > 0]
+    return found
 
 
 def match(tracks: list[Track], boxes: list[Box], looks: list[Look]) -> dict[int, Track]:
@@ -78,10 +91,9 @@ class Tracker:
     def worth(self, track: Track, quality: float, at: float) -> bool:
         """Whether a picture is due (first sight, then pauses that double), or clearly the best so far; noted if so."""
         since = at - track.sent + 0.001  # s; grace for rounded times
-        due = since >= track.pause
-        better = quality > BETTER * track.best and since >= RUSH * min(self.interval, 1)
-        if due:
+        if since >= track.pause:
             track.pause = min(track.pause * 2 or self.interval, self.longest)
-        if due or better:
-            track.sent, track.best = at, max(track.best, quality)
-        return due or better
+        elif quality <= BETTER * track.best or since < RUSH * min(self.interval, 1):
+            return False
+        track.sent, track.best = at, max(track.best, quality)
+        return True

@@ -17,9 +17,9 @@ from service import Settings, log
 
 from .faces import Face, crop, encode, look, open_detector, sharpness
 from .live import Frame
-from .motion import NEAR, Motion, find_near
+from .motion import Motion
 from .spool import Spool
-from .tracks import Track, Tracker
+from .tracks import NEAR, Track, Tracker, find_near
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 PART = r"(?:0?\.\d+|[01](?:\.0*)?)"  # of the frame's width or height
@@ -27,7 +27,6 @@ POLYGON = rf"{PART},{PART}(?: {PART},{PART}){{2,}}"
 MODEL = "face.onnx"  # where `make model` puts it
 # s between two looks at the whole frame: with no face in sight, and with some, which are looked at meanwhile
 SWEEP = 0.25, 1.0
-CUT = 0.5  # of the picture changed at once: another scene, which is looked at as a whole
 
 
 class Options:
@@ -91,7 +90,7 @@ class Watch:
     def find(self, image: MatLike, at: float) -> list[Face]:
         """Find the faces of a frame: all, or between sweeps those that were there at the last look."""
         boxes = [face.box for face in self.faces]
-        if self.options.interval and 0 <= at - self.swept < SWEEP[bool(boxes)] and self.motion.share < CUT:
+        if self.options.interval and 0 <= at - self.swept < SWEEP[bool(boxes)]:
             faces = find_near(self.detect_near, image, boxes)
             if len(faces) == len(boxes):
                 return faces
