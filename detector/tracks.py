@@ -9,8 +9,8 @@ from cv2.typing import MatLike
 
 from .faces import Box, Detect, Face, Look, cut
 
-OVERLAP = 0.2  # least IoU that makes two boxes one face
-REACH = 1.5  # box sides that a face may have moved where boxes no longer overlap
+REACH = 1.5  # box sides that a face may have moved between two looks
+STILL = 0.5  # box sides that it may have moved to be still there
 FORGET = 15.0  # s that a visit waits for somebody who looks away
 # Bhattacharyya distance of two looks from which they are two people's. 20 clips of 5 people in one place:
 # 0.25 is the 99 % of one person in one clip, 0.31 the 95 % between clips; of two people 7 % are below 0.28
@@ -34,15 +34,10 @@ class Track:
     id: str = field(default_factory=lambda: secrets.token_hex(4))  # the first half of its faces' ids
 
 
-def affinity(a: Box, b: Box) -> float:
-    """How likely two boxes are one face: their IoU if they overlap, else minus the distance in box sides."""
-    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(wide, 0) * max(high, 0)
-    if (iou := both / (a[2] * a[3] + b[2] * b[3] - both)) >= OVERLAP:
-        return iou
-    distance = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
-    return -distance / max(min(*a[2:], *b[2:]), 1)
+def distance(a: Box, b: Box) -> float:
+    """Between the centres of two boxes, in sides of the smaller."""
+    away = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
+    return away / min(*a[2:], *b[2:])
 
 
 def find_near(detect: Detect, frame: MatLike, boxes: list[Box]) -> list[Face]:
@@ -52,16 +47,16 @@ def find_near(detect: Detect, frame: MatLike, boxes: list[Box]) -> list[Face]:
         side = max(w, h)  # square, so that the network keeps one input size
         part, left, top = cut(frame, (x + (w - side) // 2, y + (h - side) // 2, side, side), 0.7, 0.7)
         faces = [Face((f.box[0] + left, f.box[1] + top, *f.box[2:]), f.score) for f in detect(part)]
-        found += [face for face in faces if affinity(face.box, (x, y, w, h)) > 0]
+        found += [face for face in faces if distance(face.box, (x, y, w, h)) < STILL]
     return found
 
 
 def match(tracks: list[Track], boxes: list[Box], looks: list[Look]) -> dict[int, Track]:
-    """Which face (index) belongs to which track, dealt greedily, the surest pair first."""
-    near = [(affinity(t.box, box), n, j) for n, t in enumerate(tracks) for j, box in enumerate(boxes)]
+    """Which face (index) belongs to which track, dealt greedily, the nearest pair first."""
+    pairs = [(distance(t.box, box), n, j) for n, t in enumerate(tracks) for j, box in enumerate(boxes)]
     matched: dict[int, Track] = {}
-    for likeness, n, j in sorted(near, reverse=True):
-        free = likeness > -REACH and j not in matched and tracks[n] not in matched.values()
+    for away, n, j in sorted(pairs):
+        free = away < REACH and j not in matched and tracks[n] not in matched.values()
         if free and cv2.compareHist(tracks[n].look, looks[j], cv2.HISTCMP_BHATTACHARYYA) < OTHER:
             matched[j] = tracks[n]
     return matched
