@@ -25,7 +25,7 @@ class ModelError(ValueError):
 
 
 Detect = Callable[[MatLike], list[Face]]
-Model = Callable[[MatLike], Iterable[MatLike]]  # x, y, w, h and score of each face in an image
+Model = Callable[[MatLike], Iterable[MatLike]]  # a row for each face in an image: x, y, w, h ... score
 
 
 def clip(box: Iterable[float], width: int, height: int) -> Box:
@@ -76,7 +76,7 @@ def yunet(model: str, min_score: float) -> Model:
         padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
         network.setInputSize(padded.shape[1::-1])
         _, found = network.detect(padded)
-        return [] if found is None else found[:, [0, 1, 2, 3, 14]]
+        return [] if found is None else found
 
     return find
 
@@ -89,7 +89,7 @@ def open_detector(model: str = "haar", width: int = 640, min_score: float = 0) -
     def detect(frame: MatLike) -> list[Face]:
         small = shrink(frame, width)
         back = np.tile(np.divide(frame.shape[1::-1], small.shape[1::-1]), 2)
-        found = [Face(clip(row[:4] * back, *frame.shape[1::-1]), float(row[4])) for row in find(small)]
+        found = [Face(clip(row[:4] * back, *frame.shape[1::-1]), float(row[-1])) for row in find(small)]
         return [face for face in found if face.score >= min_score]
 
     return detect

@@ -1,7 +1,5 @@
 """When to look for faces. Times are `at` in s, as the frames carry them."""
 
-import math
-
 import cv2
 import numpy as np
 from cv2.typing import MatLike
@@ -20,7 +18,7 @@ class Motion:
 
     def __init__(self, max_fps: float = 10.0):
         self.pause = 1 / max_fps - 0.001  # s; a millisecond of grace for rounded times
-        self.looked = -math.inf
+        self.looked = 0.0  # when it was looked at last
         self.seen: MatLike = np.empty((0, 0), np.uint8)
 
     def moved(self, frame: MatLike, at: float) -> bool:

@@ -26,8 +26,6 @@ SWEEP = 0.25, 1.0
 
 
 class Options:
-    """The settings of the camera, the faces and their pictures; what is bad is noted in `settings`."""
-
     def __init__(self, settings: Settings) -> None:
         self.camera = settings.text("CAMERA", "0", r"(?s).+", "give a device, a URL, a video file or a folder")
         self.name = settings.text("CAMERA_NAME", "cam0", r"[\w-]{1,64}", "up to 64 letters, digits, dashes")
@@ -48,8 +46,7 @@ class Options:
         self.format = settings.text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png")
         self.quality = int(settings.number("FACE_QUALITY", 90, 1, 100))
         self.show = settings.text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
-        display = settings.env.get("DISPLAY") or settings.env.get("WAYLAND_DISPLAY") or sys.platform != "linux"
-        if self.show and not display:
+        if self.show and sys.platform == "linux" and not any(map(settings.env.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
             settings.refuse("SHOW", "1", "there is no display; set DISPLAY, or SHOW=0")
 
 
