@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-from cv2.typing import MatLike
 
 from .faces import shrink
 
@@ -19,9 +18,9 @@ class Motion:
     def __init__(self, max_fps: float = 10.0):
         self.pause = 1 / max_fps - 0.001  # s; a millisecond of grace for rounded times
         self.looked = 0.0  # when it was looked at last
-        self.seen: MatLike = np.empty((0, 0), np.uint8)
+        self.seen: cv2.typing.MatLike = np.empty((0, 0), np.uint8)
 
-    def moved(self, frame: MatLike, at: float) -> bool:
+    def moved(self, frame: cv2.typing.MatLike, at: float) -> bool:
         """Whether to look: not within 1/max_fps s; always after FORCED s, or when the clock was set back."""
         since = at - self.looked
         if 0 <= since < self.pause:

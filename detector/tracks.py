@@ -5,7 +5,6 @@ import secrets
 from dataclasses import dataclass, field
 
 import cv2
-from cv2.typing import MatLike
 
 from .faces import Box, Detect, Face, Look, cut
 
@@ -40,7 +39,7 @@ def distance(a: Box, b: Box) -> float:
     return away / min(*a[2:], *b[2:])
 
 
-def find_near(detect: Detect, frame: MatLike, boxes: list[Box]) -> list[Face]:
+def find_near(detect: Detect, frame: cv2.typing.MatLike, boxes: list[Box]) -> list[Face]:
     """The faces that still are where one was: `detect` gets the surroundings of each box."""
     found: list[Face] = []
     for x, y, w, h in boxes:
