@@ -1,5 +1,7 @@
 """When to look for faces. Times are `at` in s, as the frames carry them."""
 
+import math
+
 import cv2
 import numpy as np
 
@@ -17,7 +19,7 @@ class Motion:
 
     def __init__(self, max_fps: float = 10.0):
         self.pause = 1 / max_fps - 0.001  # s; a millisecond of grace for rounded times
-        self.looked = 0.0  # when it was looked at last
+        self.looked = -math.inf
         self.seen: cv2.typing.MatLike = np.empty((0, 0), np.uint8)
 
     def moved(self, frame: cv2.typing.MatLike, at: float) -> bool:

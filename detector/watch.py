@@ -1,5 +1,6 @@
 """Looks at the frames of one camera, and puts the faces that are worth sending into the spool."""
 
+import math
 import re
 import secrets
 import sys
@@ -57,7 +58,7 @@ class Watch:
         self.detect_near = open_detector(options.model, NEAR, options.min_score)
         self.motion = Motion(options.max_fps)
         self.tracker = Tracker(options.interval, options.longest)
-        self.swept = 0.0  # when the whole frame was looked at last, s since the epoch
+        self.swept = -math.inf  # when the whole frame was looked at last
         self.faces: list[Face] = []
         self.counts = {"frames": 0, "faces": 0}
 
