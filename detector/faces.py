@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
-import cv2.data
 import numpy as np
 from cv2.typing import MatLike
 
@@ -22,13 +21,11 @@ class Face(NamedTuple):
 
 
 class ModelError(ValueError):
-    """There is no such model: one line that names the file and the remedy."""
-
     status = 2  # as for any bad setting
 
 
 Detect = Callable[[MatLike], list[Face]]
-Model = Callable[[MatLike], Iterable[tuple[Any, float]]]  # boxes (x, y, w, h) and scores in an image
+Model = Callable[[MatLike], Iterable[MatLike]]  # a row for each face in an image: x, y, w, h ... score
 
 
 def clip(box: Iterable[float], width: int, height: int) -> Box:
@@ -40,22 +37,20 @@ def clip(box: Iterable[float], width: int, height: int) -> Box:
 
 
 def shrink(image: MatLike, width: int) -> MatLike:
-    """The image at `width` px wide with its aspect kept; one that is no wider comes back as it is."""
-    if width >= image.shape[1]:
-        return image
+    """The image at `width` px wide with its aspect kept; never enlarged."""
+    width = min(width, image.shape[1])
     height = max(round(image.shape[0] * width / image.shape[1]), 1)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def haar(min_score: float) -> Model:
+def haar() -> Model:
     if not hasattr(cv2, "CascadeClassifier"):
         raise ModelError(f"FACE_MODEL: OpenCV {cv2.__version__} has no Haar cascade; `make model`, or install 4.x")
-    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt2.xml"))
 
-    def find(image: MatLike) -> Iterable[tuple[Any, float]]:
+    def find(image: MatLike) -> Iterable[MatLike]:
         gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        boxes, hits = cascade.detectMultiScale2(gray, scaleFactor=1.2, minNeighbors=3, minSize=(24, 24))
-        return [(box, score) for box, score in zip(boxes, hits, strict=True) if score >= min_score]
+        return np.column_stack(cascade.detectMultiScale2(gray, scaleFactor=1.2, minNeighbors=3, minSize=(24, 24)))
 
     return find
 
@@ -67,40 +62,35 @@ def own_score(model: bytes) -> float:
 
 
 def yunet(model: str, min_score: float) -> Model:
-    if not Path(model).is_file():
-        raise ModelError(f"FACE_MODEL={model}: no such file; `make model`, or haar for the cascade")
-    data = Path(model).read_bytes()
     try:
-        raw, score = np.frombuffer(data, np.uint8), min_score or own_score(data)
-        network = cv2.FaceDetectorYN.create("onnx", raw, raw[:0], (64, 64), score_threshold=score)
+        data = np.fromfile(model, np.uint8)
+        network = cv2.FaceDetectorYN.create("onnx", data, data[:0], (64, 64), min_score or own_score(data.tobytes()))
         network.detect(np.zeros((64, 64, 3), np.uint8))  # another kind of network loads, but does not run
-    except cv2.error as error:
-        reason = f"no YuNet model, cut short, or a Git LFS pointer ({len(data)} bytes); download it again"
-        raise ModelError(f"FACE_MODEL={model}: {reason}") from error
+    except (OSError, cv2.error) as error:
+        reason = getattr(error, "strerror", "no YuNet model, cut short, or a Git LFS pointer")
+        raise ModelError(f"FACE_MODEL={model}: {reason}; download it again, `make model`, or say haar") from error
 
-    def find(image: MatLike) -> Iterable[tuple[Any, float]]:
+    def find(image: MatLike) -> Iterable[MatLike]:
         # With a side of 32 px or less OpenCV 4.14 reads memory that it never wrote, and finds faces there
         below, right = (max(64 - side, 0) for side in image.shape[:2])
         padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
         network.setInputSize(padded.shape[1::-1])
         _, found = network.detect(padded)
-        return [] if found is None else zip(found[:, :4], found[:, 14], strict=True)
+        return [] if found is None else found
 
     return find
 
 
 def open_detector(model: str = "haar", width: int = 640, min_score: float = 0) -> Detect:
-    """A function from a frame (H, W, 3; uint8; BGR) to its faces, by a YuNet file or "haar", at most `width` px wide.
-
-    Raises ModelError.
-    """
+    """What finds the faces in a frame (H, W, 3; uint8; BGR), shrunk to `width` px; raises ModelError."""
     cv2.setNumThreads(1)  # in the whole process: the other cores belong to the broker and the decoder
-    find = haar(min_score) if model == "haar" else yunet(model, min_score)
+    find = haar() if model == "haar" else yunet(model, min_score)
 
     def detect(frame: MatLike) -> list[Face]:
         small = shrink(frame, width)
         back = np.tile(np.divide(frame.shape[1::-1], small.shape[1::-1]), 2)
-        return [Face(clip(box * back, frame.shape[1], frame.shape[0]), float(score)) for box, score in find(small)]
+        found = [Face(clip(row[:4] * back, *frame.shape[1::-1]), float(row[-1])) for row in find(small)]
+        return [face for face in found if face.score >= min_score]
 
     return detect
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 
 import cv2
 
-from .faces import Box, Look
+from .faces import Box, Detect, Face, Look, cut
 
-OVERLAP = 0.2  # least IoU that makes two boxes one face
-REACH = 1.5  # box sides that a face may have moved where boxes no longer overlap
+REACH = 1.5  # box sides that a face may have moved between two looks
+STILL = 0.5  # box sides that it may have moved to be still there
 FORGET = 15.0  # s that a visit waits for somebody who looks away
 # Bhattacharyya distance of two looks from which they are two people's. 20 clips of 5 people in one place:
 # 0.25 is the 99 % of one person in one clip, 0.31 the 95 % between clips; of two people 7 % are below 0.28
 OTHER = 0.28
 BETTER = 1.3  # times the quality, sharpness x size, that makes a picture worth sending before its time
 RUSH = 0.25  # of the interval must pass even so, or a face coming into focus is sent ten times
+NEAR = 64  # px: the surroundings of a face, 2.4 box sides, are looked at so wide; the face is 27 px then
 
 
 @dataclass(eq=False)
@@ -32,23 +33,29 @@ class Track:
     id: str = field(default_factory=lambda: secrets.token_hex(4))  # the first half of its faces' ids
 
 
-def affinity(a: Box, b: Box) -> float:
-    """How likely two boxes are one face: their IoU if they overlap, else minus the distance in box sides."""
-    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(wide, 0) * max(high, 0)
-    if (iou := both / (a[2] * a[3] + b[2] * b[3] - both)) >= OVERLAP:
-        return iou
-    distance = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
-    return -distance / max(min(*a[2:], *b[2:]), 1)
+def distance(a: Box, b: Box) -> float:
+    """Between the centres of two boxes, in sides of the smaller."""
+    away = math.hypot(a[0] - b[0] + (a[2] - b[2]) / 2, a[1] - b[1] + (a[3] - b[3]) / 2)
+    return away / min(*a[2:], *b[2:])
+
+
+def find_near(detect: Detect, frame: cv2.typing.MatLike, boxes: list[Box]) -> list[Face]:
+    """The faces that still are where one was: `detect` gets the surroundings of each box."""
+    found: list[Face] = []
+    for x, y, w, h in boxes:
+        side = max(w, h)  # square, so that the network keeps one input size
+        part, left, top = cut(frame, (x + (w - side) // 2, y + (h - side) // 2, side, side), 0.7, 0.7)
+        faces = [Face((f.box[0] + left, f.box[1] + top, *f.box[2:]), f.score) for f in detect(part)]
+        found += [face for face in faces if distance(face.box, (x, y, w, h)) < STILL]
+    return found
 
 
 def match(tracks: list[Track], boxes: list[Box], looks: list[Look]) -> dict[int, Track]:
-    """Which face (index) belongs to which track, dealt greedily, the surest pair first."""
-    near = [(affinity(t.box, box), n, j) for n, t in enumerate(tracks) for j, box in enumerate(boxes)]
+    """Which face (index) belongs to which track, dealt greedily, the nearest pair first."""
+    pairs = [(distance(t.box, box), n, j) for n, t in enumerate(tracks) for j, box in enumerate(boxes)]
     matched: dict[int, Track] = {}
-    for likeness, n, j in sorted(near, reverse=True):
-        free = likeness > -REACH and j not in matched and tracks[n] not in matched.values()
+    for away, n, j in sorted(pairs):
+        free = away < REACH and j not in matched and tracks[n] not in matched.values()
         if free and cv2.compareHist(tracks[n].look, looks[j], cv2.HISTCMP_BHATTACHARYYA) < OTHER:
             matched[j] = tracks[n]
     return matched
@@ -78,10 +85,9 @@ class Tracker:
     def worth(self, track: Track, quality: float, at: float) -> bool:
         """Whether a picture is due (first sight, then pauses that double), or clearly the best so far; noted if so."""
         since = at - track.sent + 0.001  # s; grace for rounded times
-        due = since >= track.pause
-        better = quality > BETTER * track.best and since >= RUSH * min(self.interval, 1)
-        if due:
+        if since >= track.pause:
             track.pause = min(track.pause * 2 or self.interval, self.longest)
-        if due or better:
-            track.sent, track.best = at, max(track.best, quality)
-        return due or better
+        elif quality <= BETTER * track.best or since < RUSH * min(self.interval, 1):
+            return False
+        track.sent, track.best = at, max(track.best, quality)
+        return True

@@ -68,7 +68,7 @@ def test_a_face_at_the_edge_of_the_frame_has_its_box_inside(photo: MatLike) -> N
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no such file"),
+        (None, "No such file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:25a6\nsize 317466\n", "a Git LFS pointer"),
         (b"\x08\x08\x12\x07not a network", "download it again"),
         (b"", "download it again"),

@@ -8,7 +8,7 @@ import pytest
 
 from detector.faces import Box, Look, crop, look, open_detector, sharpness
 from detector.motion import Motion
-from detector.tracks import Track, Tracker, affinity, match
+from detector.tracks import Track, Tracker, distance, match
 from tests.clip import make_clip
 
 START = 1_790_000_000.0  # s since the epoch, as frames carry it
@@ -16,16 +16,17 @@ ANNA: Look = np.array([1.0, 0.0], np.float32)
 BERT: Look = np.array([0.64, 0.36], np.float32)
 
 
-def test_affinity_is_overlap_then_nearness() -> None:
+def test_distance_is_that_of_the_centres_in_sides_of_the_smaller() -> None:
     one = (100, 100, 50, 50)
-    assert affinity(one, one) == 1
-    assert affinity(one, (125, 100, 50, 50)) == pytest.approx(1 / 3)
-    assert affinity(one, (200, 100, 50, 50)) == -2
-    falling = [affinity(one, (x, 100, 50, 50)) for x in (120, 160, 170)]
-    assert falling == sorted(falling, reverse=True)
+    assert distance(one, one) == 0
+    assert distance(one, (125, 100, 50, 50)) == distance((125, 100, 50, 50), one) == pytest.approx(1 / 2)
+    assert distance(one, (200, 100, 50, 50)) == 2
+    assert distance(one, (100, 100, 100, 50)) == pytest.approx(1 / 2)
+    rising = [distance(one, (x, 100, 50, 50)) for x in (120, 160, 170)]
+    assert rising == sorted(rising)
 
 
-def test_faces_are_dealt_to_tracks_the_surest_pair_first() -> None:
+def test_faces_are_dealt_to_tracks_the_nearest_pair_first() -> None:
     one, two = Track(1, (0, 0, 100, 100), ANNA, START), Track(2, (120, 0, 100, 100), ANNA, START)
     assert match([one, two], [(130, 0, 100, 100), (60, 0, 100, 100)], [ANNA, ANNA]) == {0: two, 1: one}
     assert match([one, two], [(900, 0, 100, 100)], [ANNA]) == {}

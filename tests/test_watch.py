@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from detector.live import Frame
 from detector.spool import Spool
 from detector.watch import Options, Watch
 from service import Settings
+from tests.test_faces import model
 
 START = 1_790_000_000.125  # s since the epoch
 
@@ -32,6 +34,20 @@ def test_a_still_face_for_two_seconds(tmp_path: Path, photo: np.ndarray, interva
     # on first sight, and where the gate is forced once a second
     assert abs(seen.spool.count - faces) <= 1
     assert seen.counts == {"frames": 50, "faces": seen.spool.count}
+
+
+def test_the_whole_frame_is_looked_at_once_a_second_and_when_a_face_is_missing(
+    tmp_path: Path, photo: np.ndarray
+) -> None:
+    seen = watch(tmp_path, FACE_MODEL=model("yunet_n_640_640.onnx"))
+    seen.detect = Mock(side_effect=seen.detect)
+    for at, left, looks in ((0, 0, 1), (0.2, 10, 1), (0.4, 20, 1), (0.6, 700, 2), (0.8, 710, 2), (1.7, 720, 3)):
+        frame = np.zeros((512, 1280, 3), np.uint8)
+        frame[:, left : left + 512] = photo
+        seen.look(Frame(frame, START + at))
+        (face,) = seen.faces
+        assert abs(face.box[0] - left - 178) < 30
+        assert seen.detect.call_count == looks, at
 
 
 def test_what_a_face_message_says_of_itself(tmp_path: Path, photo: np.ndarray) -> None:

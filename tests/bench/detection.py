@@ -26,7 +26,7 @@ from detector.faces import Box, Detect, Face, crop, encode, look, open_detector,
 from detector.live import Frame
 from detector.motion import Motion
 from detector.spool import Spool
-from detector.tracks import Tracker, affinity
+from detector.tracks import Tracker
 from detector.watch import SWEEP, Options, Watch
 from service import Settings
 from tests.clip import make_clip
@@ -91,13 +91,21 @@ def cost(detect: dict[str, Detect], frames: Sequence[MatLike], size: tuple[int, 
     return [median(each) for each in times.values()]
 
 
+def overlap(a: Box, b: Box) -> float:
+    """The IoU of two boxes."""
+    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    both = max(wide, 0) * max(high, 0)
+    return both / (a[2] * a[3] + b[2] * b[3] - both)
+
+
 def found(detect: Detect, marked: Sequence[Photo]) -> tuple[int, int]:
     """How many marked faces are found, and how many boxes are no marked face."""
     hits = false = 0
     for image, boxes in marked:
         left = list(boxes)
         for face in detect(image):
-            likeness, best = max(((affinity(box, face.box), box) for box in left), default=(0, None))
+            likeness, best = max(((overlap(box, face.box), box) for box in left), default=(0, None))
             if best and likeness >= SAME:
                 left.remove(best)
                 hits += 1
