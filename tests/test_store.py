@@ -182,7 +182,7 @@ def test_a_put_of_eleven_seconds_ends(pipeline: Pipeline, faulty: FaultyS3) -> N
 
 
 def test_a_link_too_slow_for_all_at_once_stores_all(pipeline: Pipeline, faulty: FaultyS3) -> None:
-    faulty.rate = 200_000  # bytes/s: 8 uploads at once take 24 s each, and a PUT is given 10
+    faulty.rate = 200_000  # bytes/s: 8 uploads at once take 24 s each, and a PUT is given 20
     device = pipeline.client(pipeline.cloud_port, "jetson-01")
     for number in range(16):
         device.publish(f"faces/jetson-01/{number}", picture(number) + bytes(300_000), qos=1)
