@@ -20,6 +20,7 @@ from service import log
 
 from .objects import Object
 
+IMMUTABLE = "public, max-age=31536000, immutable"
 MAX_DELAY = 10.0  # s between two tries, at most
 # The SDK's settings for checksums, with another default: they are newer than many S3 servers, and TLS and the
 # signature guard the bytes. A bucket with Object Lock wants them
@@ -35,7 +36,7 @@ TRIES_FAILED = 12  # of what passes by itself in most stores: 503, a time-out
 LASTING = {*range(400, 500)} - {408, 409, 425, 429}  # the 4xx that are about the object
 # Below faces/, for a policy may refuse these alone; no topic gives parentheses, which are escaped: a store on a file
 # system could not hold `probe` beside the folder of a device of that name
-PROBE = Object("faces/(probe)", "application/octet-stream", {}, by_hash=False)
+PROBE = Object(Key="faces/(probe)", ContentType="application/octet-stream", Metadata={})
 PROBE_BYTES = bytes(50_000)  # as large as a face: a store that is full takes less, but not that
 # What an operator must do where the store's own words do not say it
 REMEDIES = {
@@ -93,7 +94,7 @@ def words(error: Exception) -> str:
     return re.sub(r"//[^/\s]*@", "//", str(said))
 
 
-def is_refusal(error: Exception | None) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Tell a refusal, which stays the same when it is tried again, from a failure, which may pass."""
     if not isinstance(error, ClientError) or error_code(error) == "RequestTimeout":
         return False
@@ -101,8 +102,8 @@ def is_refusal(error: Exception | None) -> bool:
 
 
 def back_off() -> Iterator[float]:
-    """Give endless delays in s: exponential with full jitter, so that the uploads do not retry in step."""
-    for limit in chain((0.5, 1, 2, 4, 8), repeat(MAX_DELAY)):
+    """Give endless delays in s: none, then exponential with full jitter, so that the uploads do not retry in step."""
+    for limit in chain((0, 0.5, 1, 2, 4, 8), repeat(MAX_DELAY)):
         yield random.uniform(0, limit)
 
 
@@ -113,7 +114,7 @@ class Store:
         self.bucket, self.s3 = bucket, s3_client(uploads)
         self.alone = threading.Lock()  # of what has timed out: a link too slow for all at once is wide enough for each
         self.lock = threading.Lock()  # of the counts; what else is lost in a race does no harm
-        self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0, held=0)
+        self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0)
         self.last = time.monotonic()
         self.failures: Counter[str] = Counter()
         self.reason = ""  # why the last PUT failed; empty when it did not
@@ -125,20 +126,9 @@ class Store:
         The key comes from the message alone: a second PUT of the same face, after a crash or a time-out,
         overwrites it with itself.
         """
-        # What lies there under the hash of its bytes keeps the time it first had, where the store can do that
-        if error := self.attempt(target, body, once=target.by_hash):
-            self.count(held=1)
-            try:
-                self.insist(target, body, over, error)
-            finally:
-                self.count(held=-1)
-
-    def insist(self, target: Object, body: bytes, over: threading.Event, error: Exception | None) -> None:
-        timed_out = False
+        timed_out = enough = False
         for tries, delay in enumerate(back_off(), 1):
             over.wait(delay)
-            timed_out |= isinstance(error, TIMED_OUT)
-            enough = tries >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
             with self.alone if timed_out else nullcontext():
                 if over.is_set():
                     raise Gone
@@ -148,19 +138,14 @@ class Store:
                 return
             if takes_others:
                 raise (Refused if is_refusal(error) else Failed)(f"{error_code(error)}: {words(error)}")
+            enough = tries >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
+            timed_out |= isinstance(error, TIMED_OUT)
+            target.pop("IfNoneMatch", None)  # some stores do not know it, and refuse
 
-    def attempt(self, target: Object, body: bytes, once: bool = False) -> Exception | None:
-        """Try, and give what went wrong; nothing has if `once` and the object lies there already."""
+    def attempt(self, target: Object, body: bytes) -> Exception | None:
+        """Try, and give what went wrong; nothing has if it lies there already and shall stay."""
         try:
-            self.s3.put_object(
-                Bucket=self.bucket,
-                Key=target.key,
-                Body=body,
-                ContentType=target.content_type,
-                CacheControl="public, max-age=31536000, immutable",
-                Metadata=target.metadata,
-                **({"IfNoneMatch": "*"} if once else {}),
-            )
+            self.s3.put_object(Bucket=self.bucket, Body=body, CacheControl=IMMUTABLE, **target)
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the latter: credentials that ended
             if error_code(error) != "PreconditionFailed":
                 self.failed(error)
@@ -187,5 +172,6 @@ class Store:
 
     def report(self) -> dict[str, object]:
         """Give what the status message says."""
-        state, since = "holding" if self.reason else "up", round(time.monotonic() - self.last)
-        return {"state": state, **self.counts, "seconds_since_last": since, "reason": self.reason}
+        state, held = ("holding", self.counts["taken"]) if self.reason else ("up", 0)
+        since = round(time.monotonic() - self.last)
+        return {"state": state, **self.counts, "held": held, "seconds_since_last": since, "reason": self.reason}
