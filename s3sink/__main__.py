@@ -28,9 +28,8 @@ def main() -> None:
     sink = Sink(store, topic)
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = packet("CONNECT", SessionExpiryInterval=DAY, ReceiveMaximum=min(4 * uploads, MAX_WINDOW))
-    client = Client(
-        broker, f"status/s3sink/{broker.client_id}", sink.connected, session, pulse=pulse, report=store.report
-    )
+    status = f"status/s3sink/{broker.client_id}"
+    client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()

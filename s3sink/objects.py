@@ -13,7 +13,6 @@ MAX_KEY = 512  # bytes for the topic's part of a key; S3 takes 1024 for all of i
 MAX_SEGMENT = 255  # bytes between two slashes: a store on a file system makes a file or a folder of each
 MAX_VALUE = 160  # bytes of a metadata value; S3 takes 2 KB for all names and values, and there may be 12
 CONTRACT = ("id", "camera", "captured_at", "box", "frame_size", "score", "sharpness", "track", "seq", "schema")
-ID = re.compile(r"[0-9a-f]{16}")
 # RFC 3339, 5.6, in capitals: any fraction or none, any offset
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # ITU T.81, table B.1
@@ -31,10 +30,7 @@ class Object(TypedDict, total=False):
 
 
 def stored_object(topic: str, properties: Mapping[str, str], payload: bytes) -> Object:
-    """Say where a message is stored and with what; the same message always gives the same object.
-
-    `properties` are the MQTT user properties. Raises ValueError when the payload is no image.
-    """
+    """Say where an image is stored and with what; the same message always gives the same; ValueError for none."""
     extension = image_format(payload)
     known = Object(ContentType=f"image/{extension.replace('jpg', 'jpeg')}", Metadata=metadata(properties, CONTRACT))
     try:
@@ -68,16 +64,13 @@ def time_path(rfc3339: str) -> str:
 
 def valid_id(properties: Mapping[str, str]) -> str:
     """Give the id of a face, 16 hex digits; raises ValueError on anything else."""
-    if not ID.fullmatch(properties.get("id", "")):
+    if not re.fullmatch("[0-9a-f]{16}", properties.get("id", "")):
         raise ValueError("no id")
     return properties["id"]
 
 
 def topic_path(prefix: str, topic: str) -> str:
-    """Give `prefix` and the topic's levels below its first, escaped so that no level can name another place.
-
-    The escaping is one to one. A path too long for a key keeps the device and gives the rest as its SHA-256.
-    """
+    """Give `prefix` and the topic's levels below its first, escaped one to one; too long: the device and a SHA-256."""
     levels = [escaped(level) for level in topic.split("/")[1:]] or [escaped("")]
     path = "/".join([prefix, *levels])
     if len(path) > MAX_KEY or max(map(len, levels)) > MAX_SEGMENT:

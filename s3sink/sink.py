@@ -16,9 +16,6 @@ from .store import Failed, Gone, Store
 
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
 LEAVE = 90.0  # s at SIGTERM for what the broker has dealt to a sink that others replace
-# Of a StatefulSet's names, s3sink-0 and so on, the highest are taken away first; the session of number 0, or of a sink
-# without a number, keeps what comes meanwhile
-REPLACED = r".*-[1-9]\d*"
 
 
 class Taken:
@@ -29,7 +26,8 @@ class Taken:
         self.topic, self.payload = message.topic, bytes(message.payload)
         pairs = getattr(message.properties, "UserProperty", [])
         self.properties = {name: value for name, value in pairs if name in CONTRACT}
-        self.sending = getattr(message.properties, "CorrelationData", None)
+        # Which sending its receipt is for
+        self.sending = packet("PUBLISH", CorrelationData=getattr(message.properties, "CorrelationData", None) or None)
         self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
         self.settled = threading.Event()  # stored or refused for good; else the broker will send it again
         self.receipt: mqtt.MQTTMessageInfo | None = None
@@ -61,15 +59,12 @@ def store_message(store: Store, taken: Taken) -> bool:
 def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
     """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
     topic = f"receipts/{taken.topic.partition('/')[2]}"
-    sending = packet("PUBLISH", CorrelationData=taken.sending or None)
     with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
-        return client.publish(topic, valid_id(taken.properties), qos=1, properties=sending)
+        return client.publish(topic, valid_id(taken.properties), qos=1, properties=taken.sending)
     return None
 
 
 class Sink:
-    """The way of each message: taken, stored, its receipt sent, and then acknowledged."""
-
     def __init__(self, store: Store, topic: str) -> None:
         self.store, self.topic = store, topic
         self.came = 0  # messages
@@ -125,7 +120,9 @@ class Sink:
 
     def leave(self, client: Client) -> bool:
         """If others go on, be dealt nothing more and store what was dealt; tells whether all of it is."""
-        if not (self.topic.startswith("$share/") and re.fullmatch(REPLACED, client.broker.client_id)):
+        # Of a StatefulSet's names, s3sink-0 and so on, the highest are taken away first; the session of number 0, or of
+        # a sink without a number, keeps what comes meanwhile
+        if not (self.topic.startswith("$share/") and re.search(r"-[1-9]\d*$", client.broker.client_id)):
             return False
         give_up = time.monotonic() + LEAVE
         while time.monotonic() < give_up:

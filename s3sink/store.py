@@ -120,12 +120,7 @@ class Store:
         self.reason = ""  # why the last PUT failed; empty when it did not
 
     def put(self, target: Object, body: bytes, over: threading.Event) -> None:
-        """Store an object, trying for as long as it takes.
-
-        Raises Gone when `over` is set meanwhile, and Failed or Refused when the store takes others, but not this one.
-        The key comes from the message alone: a second PUT of the same face, after a crash or a time-out,
-        overwrites it with itself.
-        """
+        """Store an object, trying for as long as it takes; raises Gone when `over` is set, Failed or Refused."""
         timed_out = enough = False
         for tries, delay in enumerate(back_off(), 1):
             over.wait(delay)
