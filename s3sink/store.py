@@ -1,14 +1,13 @@
 """Puts objects into the bucket, and does not let go before they lie there or are known to be refused."""
 
+import itertools
 import os
 import random
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain, repeat
 from typing import Any
 
 import botocore.session
@@ -101,10 +100,9 @@ def is_refusal(error: Exception) -> bool:
     return error.response["ResponseMetadata"]["HTTPStatusCode"] in LASTING
 
 
-def back_off() -> Iterator[float]:
-    """Give endless delays in s: none, then exponential with full jitter, so that the uploads do not retry in step."""
-    for limit in chain((0, 0.5, 1, 2, 4, 8), repeat(MAX_DELAY)):
-        yield random.uniform(0, limit)
+def delay(tries: int) -> float:
+    """Give a delay in s: none, then exponential with full jitter, so that the uploads do not retry in step."""
+    return random.uniform(0, min(2**tries - 1, 2 * MAX_DELAY) / 2)
 
 
 class Store:
@@ -122,8 +120,8 @@ class Store:
     def put(self, target: Object, body: bytes, over: threading.Event) -> None:
         """Store an object, trying for as long as it takes; raises Gone when `over` is set, Failed or Refused."""
         timed_out = enough = False
-        for tries, delay in enumerate(back_off(), 1):
-            over.wait(delay)
+        for tries in itertools.count():
+            over.wait(delay(tries))
             with self.alone if timed_out else nullcontext():
                 if over.is_set():
                     raise Gone
@@ -133,7 +131,7 @@ class Store:
                 return
             if takes_others:
                 raise (Refused if is_refusal(error) else Failed)(f"{error_code(error)}: {words(error)}")
-            enough = tries >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
+            enough = tries + 1 >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
             timed_out |= isinstance(error, TIMED_OUT)
             target.pop("IfNoneMatch", None)  # some stores do not know it, and refuse
 

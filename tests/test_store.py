@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from s3sink.store import MAX_DELAY, REMEDIES, back_off, words
+from s3sink.store import MAX_DELAY, REMEDIES, delay, words
 from tests.bench.latency import peak
 from tests.faults import FaultyS3, Wan
 from tests.pipeline import Pipeline, eventually
@@ -252,9 +252,8 @@ def test_connections_that_flap_while_s3_hangs_do_not_pile_up_messages(pipeline: 
 
 
 def test_back_off_grows_with_jitter_and_is_bounded() -> None:
-    delays = back_off()
-    rows = [[next(generator) for _ in range(20)] for generator in (delays, back_off(), back_off())]
-    assert all(0 <= delay <= MAX_DELAY for row in rows for delay in row)
+    rows = [[delay(tries) for tries in (*range(20), 100_000)] for _ in range(3)]
+    assert all(0 <= seconds <= MAX_DELAY for row in rows for seconds in row)
     assert max(map(max, rows)) > 4
     assert rows[0] != rows[1]
 
