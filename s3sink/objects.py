@@ -31,7 +31,7 @@ class Object(TypedDict, total=False):
 
 def stored_object(topic: str, properties: Mapping[str, str], payload: bytes) -> Object:
     """Say where an image is stored and with what; the same message always gives the same; ValueError for none."""
-    extension = image_format(payload)
+    extension, _, _ = image_format(payload)
     known = Object(ContentType=f"image/{extension.replace('jpg', 'jpeg')}", Metadata=metadata(properties, CONTRACT))
     try:
         name = f"{time_path(properties['captured_at'])}-{valid_id(properties)}"
@@ -99,25 +99,21 @@ def header(value: str) -> str:
     return encoded
 
 
-def image_format(payload: bytes) -> str:
-    """Give `jpg`, `png` or `webp`; raises ValueError, saying why, for what is none or has too many pixels."""
-    extension, width, height = image_size(payload)
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels: not from 1 to {MAX_PIXELS}")
-    return extension
-
-
-def image_size(payload: bytes) -> tuple[str, int, int]:
-    """Give the format, and width and height in pixels, 0 where they are not to be found; raises ValueError for none."""
+def image_format(payload: bytes) -> tuple[str, int, int]:
+    """Give `jpg`, `png` or `webp`, width and height in px; raises ValueError, saying why, for none or too large."""
     if payload.startswith(b"\xff\xd8\xff"):
-        return "jpg", *jpeg_size(payload)
-    if payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
-        return "png", int.from_bytes(payload[16:20], "big"), int.from_bytes(payload[20:24], "big")
-    if payload.startswith(b"RIFF") and payload[8:12] == b"WEBP":
+        extension, (width, height) = "jpg", jpeg_size(payload)
+    elif payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        extension, width, height = "png", int.from_bytes(payload[16:20], "big"), int.from_bytes(payload[20:24], "big")
+    elif payload.startswith(b"RIFF") and payload[8:12] == b"WEBP":
         at, shift, bits, more = WEBP_SIZES.get(payload[12:16], (0, 0, 0, 0))
         number, mask = int.from_bytes(payload[at : at + 6], "little"), (1 << bits) - 1
-        return "webp", (number & mask) + more, (number >> shift & mask) + more
-    raise ValueError(f"no JPEG, PNG or WebP: {len(payload)} bytes, first {payload[:4].hex() or 'none'}")
+        extension, width, height = "webp", (number & mask) + more, (number >> shift & mask) + more
+    else:
+        raise ValueError(f"no JPEG, PNG or WebP: {len(payload)} bytes, first {payload[:4].hex() or 'none'}")
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels: not from 1 to {MAX_PIXELS}")
+    return extension, width, height
 
 
 def jpeg_size(payload: bytes) -> tuple[int, int]:
