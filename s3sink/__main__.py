@@ -6,7 +6,7 @@ import threading
 from service import DAY, Client, Pulse, packet, read_settings, start
 
 from .bucket import bucket_name
-from .sink import PEERS, Sink
+from .sink import Sink
 from .store import Store
 
 MAX_WINDOW = 100  # messages under way: of 1 MB each they fit into 256 MB
@@ -31,7 +31,6 @@ def main() -> None:
     status = f"status/s3sink/{broker.client_id}"
     client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
     client.on_message = sink.on_message
-    client.message_callback_add(PEERS, sink.on_status)
     acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
     acknowledger.start()
     for _ in range(uploads):
@@ -42,11 +41,10 @@ def main() -> None:
         if store.reason or not store.counts["taken"] or not client.is_connected():
             pulse.beat("acknowledger")  # it waits, and why is known
 
-    for_good = sink.hand_over(client, broker.client_id)
-    client.on_message = None  # what still comes stays with the broker
-    sink.let_go()
+    for_good = sink.leave(client)
+    sink.over.set()
     sink.taken.put(None)
-    acknowledger.join(DRAIN)
+    acknowledger.join(1 if store.reason else DRAIN)  # in vain while the bucket takes nothing
     client.leave("down", for_good)
     os._exit(0)  # an upload to a server that hangs may go on for minutes
 

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TypedDict
 from urllib.parse import quote
 
 MAX_PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS: 1/4 GB of RGB, the usual bound for a decompression bomb
@@ -13,7 +13,6 @@ MAX_KEY = 512  # bytes for the topic's part of a key; S3 takes 1024 for all of i
 MAX_SEGMENT = 255  # bytes between two slashes: a store on a file system makes a file or a folder of each
 MAX_VALUE = 160  # bytes of a metadata value; S3 takes 2 KB for all names and values, and there may be 12
 CONTRACT = ("id", "camera", "captured_at", "box", "frame_size", "score", "sharpness", "track", "seq", "schema")
-ID = re.compile(r"[0-9a-f]{16}")
 # RFC 3339, 5.6, in capitals: any fraction or none, any offset
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # ITU T.81, table B.1
@@ -21,37 +20,34 @@ JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # ITU T.81, table B.1
 WEBP_SIZES = {b"VP8 ": (26, 16, 14, 0), b"VP8L": (21, 14, 14, 1), b"VP8X": (24, 24, 24, 1)}
 
 
-class Object(NamedTuple):
-    """What is put into the bucket; `by_hash` when the key names the bytes, and no time."""
+class Object(TypedDict, total=False):
+    """What a message says of the PUT that stores it, by S3's own names."""
 
-    key: str
-    content_type: str
-    metadata: dict[str, str]
-    by_hash: bool
+    Key: str
+    ContentType: str
+    Metadata: dict[str, str]
+    IfNoneMatch: str  # "*" where the key names the bytes: what lies there keeps the time that it first had
 
 
-def stored_object(topic: str, properties: Iterable[tuple[str, str]], payload: bytes) -> Object:
-    """Say where a message is stored and with what; the same message always gives the same object.
-
-    `properties` are the MQTT user properties. Raises ValueError when the payload is no image.
-    """
-    extension = image_format(payload)
-    known = dict(properties)
+def stored_object(topic: str, properties: Mapping[str, str], payload: bytes) -> Object:
+    """Say where an image is stored and with what; the same message always gives the same; ValueError for none."""
+    extension, _, _ = image_format(payload)
+    known = Object(ContentType=f"image/{extension.replace('jpg', 'jpeg')}", Metadata=metadata(properties, CONTRACT))
     try:
-        name = f"{time_path(known['captured_at'])}-{valid_id(known)}"
+        name = f"{time_path(properties['captured_at'])}-{valid_id(properties)}"
     except (KeyError, ValueError, OverflowError):
         name = f"undated/{sha256(payload).hexdigest()[:16]}"
-    key = f"{topic_path('faces', topic)}/{name}.{extension}"
-    content_type = "image/" + extension.replace("jpg", "jpeg")
-    return Object(key, content_type, metadata(known, CONTRACT), by_hash=name.startswith("undated"))
+        known["IfNoneMatch"] = "*"
+    known["Key"] = f"{topic_path('faces', topic)}/{name}.{extension}"
+    return known
 
 
-def rejected_object(topic: str, properties: Iterable[tuple[str, str]], payload: bytes, reason: str) -> Object:
+def rejected_object(topic: str, properties: Mapping[str, str], payload: bytes, reason: str) -> Object:
     """Say where a message is kept that cannot be a face, with the reason in its metadata."""
-    known = metadata({**dict(properties), "reason": reason, "topic": topic}, [*CONTRACT, "reason", "topic"])
+    known = metadata({**properties, "reason": reason, "topic": topic}, [*CONTRACT, "reason", "topic"])
     key = f"{topic_path('rejected', topic)}/{sha256(payload).hexdigest()}"
     # octet-stream: what a stranger sent is never shown by a browser
-    return Object(key, "application/octet-stream", known, by_hash=True)
+    return Object(Key=key, ContentType="application/octet-stream", Metadata=known, IfNoneMatch="*")
 
 
 def time_path(rfc3339: str) -> str:
@@ -68,16 +64,13 @@ def time_path(rfc3339: str) -> str:
 
 def valid_id(properties: Mapping[str, str]) -> str:
     """Give the id of a face, 16 hex digits; raises ValueError on anything else."""
-    if not ID.fullmatch(properties.get("id", "")):
+    if not re.fullmatch("[0-9a-f]{16}", properties.get("id", "")):
         raise ValueError("no id")
     return properties["id"]
 
 
 def topic_path(prefix: str, topic: str) -> str:
-    """Give `prefix` and the topic's levels below its first, escaped so that no level can name another place.
-
-    The escaping is one to one. A path too long for a key keeps the device and gives the rest as its SHA-256.
-    """
+    """Give `prefix` and the topic's levels below its first, escaped one to one; too long: the device and a SHA-256."""
     levels = [escaped(level) for level in topic.split("/")[1:]] or [escaped("")]
     path = "/".join([prefix, *levels])
     if len(path) > MAX_KEY or max(map(len, levels)) > MAX_SEGMENT:
@@ -106,20 +99,21 @@ def header(value: str) -> str:
     return encoded
 
 
-def image_format(payload: bytes) -> str:
-    """Give `jpg`, `png` or `webp`; raises ValueError, saying why, for what is none or has too many pixels."""
-    start = bytes(payload[:32]).ljust(32, b"\0")
-    if start.startswith(b"\xff\xd8\xff"):
+def image_format(payload: bytes) -> tuple[str, int, int]:
+    """Give `jpg`, `png` or `webp`, width and height in px; raises ValueError, saying why, for none or too large."""
+    if payload.startswith(b"\xff\xd8\xff"):
         extension, (width, height) = "jpg", jpeg_size(payload)
-    elif start.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
-        extension, (width, height) = "png", struct.unpack_from(">II", start, 16)
-    elif start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        extension, (width, height) = "webp", webp_size(start)
+    elif payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        extension, width, height = "png", int.from_bytes(payload[16:20], "big"), int.from_bytes(payload[20:24], "big")
+    elif payload.startswith(b"RIFF") and payload[8:12] == b"WEBP":
+        at, shift, bits, more = WEBP_SIZES.get(payload[12:16], (0, 0, 0, 0))
+        number, mask = int.from_bytes(payload[at : at + 6], "little"), (1 << bits) - 1
+        extension, width, height = "webp", (number & mask) + more, (number >> shift & mask) + more
     else:
         raise ValueError(f"no JPEG, PNG or WebP: {len(payload)} bytes, first {payload[:4].hex() or 'none'}")
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels: not from 1 to {MAX_PIXELS}")
-    return extension
+    return extension, width, height
 
 
 def jpeg_size(payload: bytes) -> tuple[int, int]:
@@ -131,10 +125,3 @@ def jpeg_size(payload: bytes) -> tuple[int, int]:
             return width, height
         at += 1 if marker == 0xFF else 2 + length  # FF: a fill byte
     return 0, 0
-
-
-def webp_size(start: bytes) -> tuple[int, int]:
-    """Give width and height in pixels from the first chunk, 0 and 0 when it is of no known kind."""
-    at, shift, bits, more = WEBP_SIZES.get(start[12:16], (0, 0, 0, 0))
-    number, mask = int.from_bytes(start[at : at + 6], "little"), (1 << bits) - 1
-    return (number & mask) + more, (number >> shift & mask) + more

@@ -1,5 +1,6 @@
 """The way of each message: taken from the broker, stored, its receipt sent, and then acknowledged."""
 
+import re
 import threading
 import time
 from contextlib import suppress
@@ -15,7 +16,6 @@ from .store import Failed, Gone, Store
 
 MAX_QOS0 = 16_000_000  # bytes under way beyond which QoS 0, which no window bounds, is dropped
 LEAVE = 90.0  # s at SIGTERM for what the broker has dealt to a sink that others replace
-PEERS = "status/s3sink/+"
 
 
 class Taken:
@@ -26,17 +26,17 @@ class Taken:
         self.topic, self.payload = message.topic, bytes(message.payload)
         pairs = getattr(message.properties, "UserProperty", [])
         self.properties = {name: value for name, value in pairs if name in CONTRACT}
-        self.sending = getattr(message.properties, "CorrelationData", None)
+        # Which sending its receipt is for
+        self.sending = packet("PUBLISH", CorrelationData=getattr(message.properties, "CorrelationData", None) or None)
         self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
-        self.ended = threading.Event()  # set when its upload has ended in any way
-        self.settled = False  # stored or refused for good; else the broker will send it again
+        self.settled = threading.Event()  # stored or refused for good; else the broker will send it again
         self.receipt: mqtt.MQTTMessageInfo | None = None
 
 
 def store_message(store: Store, taken: Taken) -> bool:
     """Store a face, or what cannot be one under `rejected/`; False when no receipt is due. Raises Gone."""
     began = time.monotonic()
-    source = taken.topic, taken.properties.items(), taken.payload
+    source = taken.topic, taken.properties, taken.payload
     if not taken.payload and "id" not in taken.properties:
         return False  # it clears a retained message
     try:
@@ -52,28 +52,21 @@ def store_message(store: Store, taken: Taken) -> bool:
         log("REFUSED by the bucket, the camera's spool keeps it", topic=taken.topic, reason=reason)
         return False
     store.count(**{outcome: 1})
-    log("stored", key=target.key, bytes=len(taken.payload), ms=round(1000 * (time.monotonic() - began)))
+    log("stored", key=target["Key"], bytes=len(taken.payload), ms=round(1000 * (time.monotonic() - began)))
     return True
 
 
 def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
     """Tell the detector that this face lies in the bucket; None when nobody waits for it."""
-    prefix, _, rest = taken.topic.partition("/")
-    properties = packet("PUBLISH", CorrelationData=taken.sending)
+    topic = f"receipts/{taken.topic.partition('/')[2]}"
     with suppress(ValueError):  # no id, or the topic is at MQTT's limit already: paho sends none that is longer
-        if prefix == "faces":
-            return client.publish(f"receipts/{rest}", valid_id(taken.properties), qos=1, properties=properties)
+        return client.publish(topic, valid_id(taken.properties), qos=1, properties=taken.sending)
     return None
 
 
 class Sink:
-    """The way of each message: taken, stored, its receipt sent, and then acknowledged."""
-
     def __init__(self, store: Store, topic: str) -> None:
-        self.store = store
-        self.topic = topic
-        self.leaving = False
-        self.peers: set[str] = set()  # the sinks that are up
+        self.store, self.topic = store, topic
         self.came = 0  # messages
         self.over = threading.Event()  # of the present connection
         self.waiting: SimpleQueue[Taken] = SimpleQueue()  # not begun
@@ -81,27 +74,19 @@ class Sink:
 
     def connected(self, client: mqtt.Client, *_connack: object) -> None:
         """Let go of what came over the last connection, for the broker sends it again; subscribe."""
-        self.let_go()
-        self.over, self.peers = threading.Event(), set()
+        self.over.set()
+        with suppress(Empty):
+            while self.waiting.get_nowait():
+                pass
+        self.over = threading.Event()
         # Retained messages come once, not at each connect
         once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-        if self.leaving:
-            client.unsubscribe([self.topic, PEERS])
-        elif self.topic.startswith("$share/"):
-            client.subscribe([(self.topic, once), (PEERS, SubscribeOptions())])
-        else:
-            client.subscribe(self.topic, options=once)
-
-    def on_status(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        """Note which sinks that share the subscription are up."""
-        up = message.payload and b'"down"' not in message.payload
-        (self.peers.add if up else self.peers.discard)(message.topic.rpartition("/")[2])
+        client.subscribe(self.topic, options=once)
 
     def on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         """Take a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
         self.came += 1
-        taken = Taken(message, self.over)
-        size = len(taken.payload)
+        taken, size = Taken(message, self.over), len(message.payload)
         if taken.qos == 0 and self.store.counts["bytes"] + size > MAX_QOS0:
             log("dropped, publish with QoS 1 to be safe", topic=taken.topic)
             self.store.count(dropped=1)
@@ -114,48 +99,40 @@ class Sink:
         """Store one message after the other; each receipt leaves at once, whatever the others do."""
         while True:
             taken = self.waiting.get()
-            with suppress(Gone):  # the broker will send it again
+            with suppress(Gone):
                 if store_message(self.store, taken):
                     taken.receipt = send_receipt(client, taken)
-                taken.settled = not (taken.receipt and taken.receipt.rc)
-            taken.ended.set()
+                if not (taken.receipt and taken.receipt.rc):
+                    taken.settled.set()
 
     def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
         """Acknowledge in the order received (MQTT 5, 4.6), each once the broker has its receipt."""
         while taken := self.taken.get():
             # Over a new connection the same number is another message
-            while taken.over is self.over and not taken.ended.wait(1):
+            while taken.over is self.over and not taken.settled.wait(1):
                 pass
-            while taken.over is self.over and taken.settled and taken.receipt and not taken.receipt.is_published():
+            while taken.over is self.over and taken.receipt and not taken.receipt.is_published():
                 taken.receipt.wait_for_publish(1)
-            if taken.over is self.over and taken.settled:
+            if taken.over is self.over:
                 client.ack(taken.mid, taken.qos)
             self.store.count(taken=-1, bytes=-len(taken.payload))
             pulse.beat("acknowledger")
 
-    def let_go(self) -> None:
-        """End what is tried again, and what has not begun; what is being sent may end."""
-        self.over.set()
-        with suppress(Empty):
-            while True:
-                self.waiting.get_nowait().ended.set()
-
-    def hand_over(self, client: Client, name: str) -> bool:
-        """If others go on, be dealt nothing more and store what was dealt; tells whether all of it is.
-
-        Not so the lowest name, whose session keeps what comes meanwhile: StatefulSets take away the highest first.
-        """
-        if name == min(self.peers | {name}, key=lambda peer: (len(peer), peer)):
+    def leave(self, client: Client) -> bool:
+        """If others go on, be dealt nothing more and store what was dealt; tells whether all of it is."""
+        # Of a StatefulSet's names, s3sink-0 and so on, the highest are taken away first; the session of number 0, or of
+        # a sink without a number, keeps what comes meanwhile
+        if not (self.topic.startswith("$share/") and re.search(r"-[1-9]\d*$", client.broker.client_id)):
             return False
-        self.leaving = True
-        client.unsubscribe([self.topic, PEERS])
         give_up = time.monotonic() + LEAVE
         while time.monotonic() < give_up:
             before = self.over, self.came
+            client.unsubscribe(self.topic)  # again, for a new connection has subscribed
             if not self.store.counts["taken"] and (said := client.say()) and not said.rc:
                 # A broker answers in order: whatever it had for this sink has come before
                 said.wait_for_publish(5)
                 if said.is_published() and before == (self.over, self.came):
+                    client.connected = lambda *_: None  # or a new connection would subscribe again
                     log("left for good, other sinks go on")
                     return True
             time.sleep(0.2)

@@ -1,16 +1,15 @@
 """Puts objects into the bucket, and does not let go before they lie there or are known to be refused."""
 
+import itertools
 import os
 import random
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, ReadTimeoutError
@@ -20,6 +19,7 @@ from service import log
 
 from .objects import Object
 
+IMMUTABLE = "public, max-age=31536000, immutable"
 MAX_DELAY = 10.0  # s between two tries, at most
 # The SDK's settings for checksums, with another default: they are newer than many S3 servers, and TLS and the
 # signature guard the bytes. A bucket with Object Lock wants them
@@ -27,26 +27,23 @@ CHECKSUMS = {
     name: (name, f"AWS_{name.upper()}", "when_required", None)
     for name in ("request_checksum_calculation", "response_checksum_validation")
 }
-TIMEOUTS = (10, 120)  # s for an answer: at first, and of what has timed out or while the store is slow
+TIMEOUT = 20  # s to connect and send, and as long for the answer
+TIMED_OUT = (ReadTimeoutError, ConnectionClosedError)  # the latter while the body was sent
 # Tries before it is asked whether the store takes anything at all, so that it is the object that it refuses
 TRIES_REFUSED = 3
 TRIES_FAILED = 12  # of what passes by itself in most stores: 503, a time-out
-TIMED_OUT = (ReadTimeoutError, ConnectionClosedError)  # the latter while the body was sent
 LASTING = {*range(400, 500)} - {408, 409, 425, 429}  # the 4xx that are about the object
 # Below faces/, for a policy may refuse these alone; no topic gives parentheses, which are escaped: a store on a file
 # system could not hold `probe` beside the folder of a device of that name
-PROBE = Object("faces/(probe)", "application/octet-stream", {}, by_hash=False)
+PROBE = Object(Key="faces/(probe)", ContentType="application/octet-stream", Metadata={})
 PROBE_BYTES = bytes(50_000)  # as large as a face: a store that is full takes less, but not that
-# What an operator must do; anything else passes by itself or names itself
+# What an operator must do where the store's own words do not say it
 REMEDIES = {
     "AccessDenied": "allow s3:PutObject on faces/* and rejected/* of the bucket",
-    "ExpiredToken": "renew the AWS credentials and restart the sink",
-    "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID and restart the sink",
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
     "NoSuchBucket": "make the bucket with python -m s3sink.bucket, or correct S3_BUCKET",
     "PermanentRedirect": "set AWS_REGION to the bucket's region",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY and restart the sink",
+    "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
     "EndpointConnectionError": "check AWS_ENDPOINT_URL_S3 and the network",
 }
 
@@ -63,24 +60,24 @@ class Refused(Failed, ValueError):
     """The store takes other objects, and says that it never will take this one."""
 
 
-def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
-    """Make an S3 client for as many threads as there are `uploads`; tries once, for `timeout` s."""
+def s3_client(uploads: int) -> Any:
+    """Make an S3 client for as many threads as there are `uploads`; it tries once."""
     config = Config(
-        connect_timeout=timeout / 3,  # which is also what sending all of a body may take
-        read_timeout=timeout,
+        connect_timeout=TIMEOUT,  # which is also what sending all of a body may take
+        read_timeout=TIMEOUT,
         max_pool_connections=uploads,
-        signature_version="s3v4",  # of addresses, too, where boto3 would still take version 2
+        signature_version="s3v4",  # of addresses, too, where the SDK would still take version 2
         # the SDK's own retries give up after a few, and never retry credentials or the clock
         retries={"total_max_attempts": 1},
     )
-    session = boto3.Session(botocore_session=botocore.session.Session(CHECKSUMS))
-    # boto3 itself reads AWS_DEFAULT_REGION only
-    client: Any = session.client("s3", region_name=os.environ.get("AWS_REGION") or None, config=config)
+    session = botocore.session.Session(CHECKSUMS)
+    # the SDK itself reads AWS_DEFAULT_REGION only
+    client: Any = session.create_client("s3", os.environ.get("AWS_REGION") or None, config=config)
     # Addresses that it signs shall be those of the region: the global one redirects, and the signature breaks
     client.meta.events.register_first(
         "before-endpoint-resolution.s3", lambda context, **_: context.pop("use_global_endpoint", None)
     )
-    # Send a body at once. boto3 asks first: a round trip a PUT, 1 s where a proxy does not answer, 0.3 ms of CPU
+    # Send a body at once. The SDK asks first: a round trip a PUT, 1 s where a proxy does not answer, 0.3 ms of CPU
     client.meta.events.unregister("before-call.s3", add_expect_header)
     return client
 
@@ -96,116 +93,78 @@ def words(error: Exception) -> str:
     return re.sub(r"//[^/\s]*@", "//", str(said))
 
 
-def is_refusal(error: Exception | None) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Tell a refusal, which stays the same when it is tried again, from a failure, which may pass."""
-    if not isinstance(error, ClientError) or error_code(error) in ("RequestTimeout", "SlowDown"):
+    if not isinstance(error, ClientError) or error_code(error) == "RequestTimeout":
         return False
     return error.response["ResponseMetadata"]["HTTPStatusCode"] in LASTING
 
 
-def back_off() -> Iterator[float]:
-    """Give endless delays in s: exponential with full jitter, so that the uploads do not retry in step."""
-    limit = 0.5
-    while True:
-        yield random.uniform(0, limit)
-        limit = min(2 * limit, MAX_DELAY)
+def delay(tries: int) -> float:
+    """Give a delay in s: none, then exponential with full jitter, so that the uploads do not retry in step."""
+    return random.uniform(0, min(2**tries - 1, 2 * MAX_DELAY) / 2)
 
 
 class Store:
     """A bucket, and what was counted on the way to it; for many threads."""
 
     def __init__(self, bucket: str, uploads: int) -> None:
-        self.clients = [s3_client(uploads, timeout) for timeout in TIMEOUTS]
-        self.slow = False  # the last answer took long
-        self.turn = threading.Lock()  # of what has timed out
-        self.bucket = bucket
-        self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0, held=0)
+        self.bucket, self.s3 = bucket, s3_client(uploads)
+        self.alone = threading.Lock()  # of what has timed out: a link too slow for all at once is wide enough for each
+        self.lock = threading.Lock()  # of the counts; what else is lost in a race does no harm
+        self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0)
         self.last = time.monotonic()
-        self.lock = threading.Lock()
         self.failures: Counter[str] = Counter()
         self.reason = ""  # why the last PUT failed; empty when it did not
 
     def put(self, target: Object, body: bytes, over: threading.Event) -> None:
-        """Store an object, trying for as long as it takes.
-
-        Raises Gone when `over` is set meanwhile, and Failed or Refused when the store takes others, but not this one.
-        The key comes from the message alone: a second PUT of the same face, after a crash or a time-out,
-        overwrites it with itself.
-        """
-        # What lies there under the hash of its bytes keeps the time it first had, where the store can do that
-        if error := self.attempt(target, body, once=target.by_hash):
-            self.count(held=1)
-            try:
-                self.insist(target, body, over, error)
-            finally:
-                self.count(held=-1)
-
-    def insist(self, target: Object, body: bytes, over: threading.Event, error: Exception | None) -> None:
-        """Try again and again."""
-        patient = False  # then it goes alone: a link too slow for all at once is wide enough for each
-        for tries, delay in enumerate(back_off(), 1):
-            over.wait(delay)
-            patient |= isinstance(error, TIMED_OUT)
-            enough = tries >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
-            with self.turn if patient else nullcontext():
+        """Store an object, trying for as long as it takes; raises Gone when `over` is set, Failed or Refused."""
+        timed_out = enough = False
+        for tries in itertools.count():
+            over.wait(delay(tries))
+            with self.alone if timed_out else nullcontext():
                 if over.is_set():
                     raise Gone
                 takes_others = enough and not self.attempt(PROBE, PROBE_BYTES)
-                error = self.attempt(target, body, patient)
+                error = self.attempt(target, body)
             if not error:
                 return
             if takes_others:
                 raise (Refused if is_refusal(error) else Failed)(f"{error_code(error)}: {words(error)}")
+            enough = tries + 1 >= (TRIES_REFUSED if is_refusal(error) else TRIES_FAILED)
+            timed_out |= isinstance(error, TIMED_OUT)
+            target.pop("IfNoneMatch", None)  # some stores do not know it, and refuse
 
-    def attempt(self, target: Object, body: bytes, patient: bool = False, once: bool = False) -> Exception | None:
-        """Try, and give what went wrong; nothing has if `once` and the object lies there already."""
-        began = time.monotonic()
+    def attempt(self, target: Object, body: bytes) -> Exception | None:
+        """Try, and give what went wrong; nothing has if it lies there already and shall stay."""
         try:
-            self.clients[patient or self.slow].put_object(
-                Bucket=self.bucket,
-                Key=target.key,
-                Body=body,
-                ContentType=target.content_type,
-                CacheControl="public, max-age=31536000, immutable",
-                Metadata=target.metadata,
-                **({"IfNoneMatch": "*"} if once else {}),
-            )
+            self.s3.put_object(Bucket=self.bucket, Body=body, CacheControl=IMMUTABLE, **target)
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the latter: credentials that ended
             if error_code(error) != "PreconditionFailed":
                 self.failed(error)
                 return error
-        finally:
-            self.slow = time.monotonic() - began > TIMEOUTS[0] / 2
-        self.succeeded()
+        self.last, self.reason = time.monotonic(), ""
+        failures, self.failures = self.failures, Counter()
+        if failures:
+            log("bucket takes objects again", failures=sum(failures.values()))
         return None
 
+    def failed(self, error: Exception) -> None:
+        """Say what S3 says, and what to do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
+        code, said = error_code(error), words(error)
+        self.reason = f"{code}: {said}"
+        self.failures[code] += 1
+        tries = self.failures[code]
+        if tries & (tries - 1) == 0:
+            do = REMEDIES.get(code, "wait, or do as it says: it is tried again")
+            log("bucket does not take it, holding", error=code, tries=tries, said=said, do=do)
+
     def count(self, **more: int) -> None:
-        """Add to the counters."""
         with self.lock:
             self.counts.update(more)
 
     def report(self) -> dict[str, object]:
         """Give what the status message says."""
-        state = {"state": "holding"} if self.reason else {}
-        with self.lock:
-            since = round(time.monotonic() - self.last)
-            return {**state, **self.counts, "seconds_since_last": since, "reason": self.reason}
-
-    def failed(self, error: Exception) -> None:
-        """Say what S3 says, and what to do: at the 1st, 2nd, 4th, 8th ... failure of its kind."""
-        code, said = error_code(error), words(error)
-        with self.lock:
-            self.reason = f"{code}: {said}"
-            self.failures[code] += 1
-            tries = self.failures[code]
-        if tries & (tries - 1) == 0:
-            do = REMEDIES.get(code, "nothing, it is tried again")
-            log("bucket does not take it, holding", error=code, tries=tries, said=said, do=do)
-
-    def succeeded(self) -> None:
-        """Note the time of a PUT, and say so when it ends a series of failures."""
-        with self.lock:
-            self.last, self.reason = time.monotonic(), ""
-            failures, self.failures = self.failures, Counter()
-        if failures:
-            log("bucket takes objects again", failures=sum(failures.values()))
+        state, held = ("holding", self.counts["taken"]) if self.reason else ("up", 0)
+        since = round(time.monotonic() - self.last)
+        return {"state": state, **self.counts, "held": held, "seconds_since_last": since, "reason": self.reason}

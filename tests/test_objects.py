@@ -9,17 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3sink.objects import (
-    CONTRACT,
-    image_format,
-    jpeg_size,
-    metadata,
-    rejected_object,
-    stored_object,
-    time_path,
-    topic_path,
-    webp_size,
-)
+from s3sink.objects import CONTRACT, image_format, metadata, rejected_object, stored_object, time_path, topic_path
 from s3sink.store import PROBE
 
 LEVEL = (
@@ -34,7 +24,7 @@ PNG = cv2.imencode(".png", np.full((8, 8, 3), 99, np.uint8))[1].tobytes()
 @given(st.lists(LEVEL, max_size=60), st.text(), st.text())
 def test_a_key_stays_below_its_device_and_within_1024_bytes(levels: list[str], id_: str, at: str) -> None:
     topic = "/".join(["faces", "jetson-01", *levels]).replace("\0", "")
-    key = stored_object(topic, [("id", id_), ("captured_at", at)], JPEG).key
+    key = stored_object(topic, {"id": id_, "captured_at": at}, JPEG)["Key"]
     assert key.startswith("faces/jetson-01/")
     assert len(key.encode()) <= 1024
     assert key.isascii()
@@ -51,7 +41,7 @@ def test_two_topics_never_share_a_path(one: list[str], other: list[str]) -> None
 
 @given(st.dictionaries(st.sampled_from(CONTRACT), st.text(max_size=3000)))
 def test_metadata_are_headers_that_s3_takes(properties: dict[str, str]) -> None:
-    kept = rejected_object("faces/a", properties.items(), b"", "why").metadata
+    kept = rejected_object("faces/a", properties, b"", "why")["Metadata"]
     for name, value in kept.items():
         assert name.replace("-", "").isalpha()
         assert value.isascii()
@@ -72,7 +62,7 @@ def test_no_bytes_can_break_the_look_at_an_image(tail: bytes) -> None:
         b"RIFF1234WEBP",
     ):
         with suppress(ValueError):
-            assert image_format(start + tail) in ("jpg", "png", "webp")
+            assert image_format(start + tail)[0] in ("jpg", "png", "webp")
 
 
 def test_real_images_are_known_and_measured() -> None:
@@ -80,26 +70,25 @@ def test_real_images_are_known_and_measured() -> None:
     for extension in ("jpg", "png", "webp"):
         for quality in (80, 101):  # of WebP above 100: without loss
             image = cv2.imencode(f".{extension}", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-            assert image_format(image) == extension
+            assert image_format(image) == (extension, 17, 9)
     lossy, lossless = (cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, q])[1].tobytes() for q in (80, 101))
     assert (lossy[12:16], lossless[12:16]) == (b"VP8 ", b"VP8L")
     extended = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0" + bytes([16, 0, 0, 8, 0, 0]) + lossy[12:]
     for image in (lossy, lossless, extended):
-        assert webp_size(image[:32]) == (17, 9)
-    assert jpeg_size(cv2.imencode(".jpg", pixels)[1].tobytes()) == (17, 9)
+        assert image_format(image) == ("webp", 17, 9)
     with pytest.raises(ValueError, match="16777216 x 16777216 pixels"):
         image_format(extended[:24] + b"\xff" * 6)
 
 
 @pytest.mark.parametrize("behind", [b"\n", b"\0" * 4000, b"\0\0\0\x18ftypmp42" + bytes(5000)])
 def test_what_follows_an_image_does_not_make_it_none(behind: bytes) -> None:
-    assert image_format(JPEG + behind) == "jpg"
-    assert image_format(PNG + behind) == "png"
+    assert image_format(JPEG + behind)[0] == "jpg"
+    assert image_format(PNG + behind)[0] == "png"
 
 
 @pytest.mark.parametrize("device", ["probe", "(probe)"])
 def test_no_device_lies_at_the_probe_s_key(device: str) -> None:
-    assert not f"{topic_path('faces', f'faces/{device}/cam0')}/".startswith(f"{PROBE.key}/")
+    assert not f"{topic_path('faces', f'faces/{device}/cam0')}/".startswith(f"{PROBE['Key']}/")
 
 
 def test_control_characters_are_escaped() -> None:
@@ -119,7 +108,7 @@ def test_control_characters_are_escaped() -> None:
     ],
 )
 def test_what_is_no_time_makes_an_undated_object(captured_at: str) -> None:
-    key = stored_object("faces/a/b", [("id", "0" * 16), ("captured_at", captured_at)], JPEG).key
+    key = stored_object("faces/a/b", {"id": "0" * 16, "captured_at": captured_at}, JPEG)["Key"]
     assert key.startswith("faces/a/b/undated/")
 
 
@@ -129,5 +118,5 @@ def test_a_leap_second_and_the_first_year_have_a_place() -> None:
 
 
 def test_a_sender_cannot_pass_off_a_reason_or_an_id_of_another_spelling() -> None:
-    told = rejected_object("faces/a/b", [("reason", "fine"), ("topic", "x"), ("ID", "2"), ("id", "1")], b"", "empty")
-    assert told.metadata == {"reason": "empty", "topic": "faces/a/b", "id": "1"}
+    told = rejected_object("faces/a/b", {"reason": "fine", "topic": "x", "ID": "2", "id": "1"}, b"", "empty")
+    assert told["Metadata"] == {"reason": "empty", "topic": "faces/a/b", "id": "1"}
