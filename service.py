@@ -222,11 +222,12 @@ class Client(mqtt.Client):
     refused = False  # a subscription
 
     def __init__(
-        self, broker: Broker, status: str, connected: Connected, properties: Properties, *, pulse: Pulse, report: Report
+        self, broker: Broker, status: str, connected: Connected, properties: Properties, report: Report, *parts: str
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, broker.client_id, protocol=mqtt.MQTTv5, manual_ack=True)
         self.broker, self.address = broker, f"{broker.host}:{broker.port}"
-        self.status, self.connected, self.pulse, self.report = status, connected, pulse, report
+        self.status, self.connected, self.report = status, connected, report
+        self.pulse = Pulse("network", *parts)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if broker.certs:
             self.tls_set_context(self.tls)

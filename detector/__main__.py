@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from service import DAY, Client, Pulse, log, packet, read_settings, start
+from service import DAY, Client, log, packet, read_settings, start
 
 from .camera import Camera, open_camera
 from .delivery import Delivery
@@ -35,7 +35,6 @@ def main() -> None:
     spool = Spool(spool_path, spool_bytes)
     watch = Watch(options, spool)
     delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
-    pulse = Pulse("network", "delivery", "camera")
 
     def report() -> dict[str, object]:
         off = {"state": "off"} if spool.off else {}
@@ -48,7 +47,7 @@ def main() -> None:
             spool.tidy()
 
     name, session = f"status/detector/{options.name}", packet("CONNECT", SessionExpiryInterval=DAY)
-    client = Client(broker, name, delivery.connected, session, pulse=pulse, report=report)
+    client = Client(broker, name, delivery.connected, session, report, "delivery", "camera")
     client.on_message, client.on_publish = delivery.on_message, delivery.on_publish
     client.loop_start()
     threads = [threading.Thread(target=say), threading.Thread(target=delivery.run, args=[client, stop])]

@@ -10,7 +10,7 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Client, Pulse, certificate_until, log, packet, read_settings, start
+from service import Client, certificate_until, log, packet, read_settings, start
 
 from . import status
 
@@ -55,7 +55,7 @@ def main() -> None:
         client.subscribe([(topic, SubscribeOptions(1)), (BRIDGE, SubscribeOptions(0))])
 
     status_topic = f"status/logger/{broker.client_id}"
-    client = Client(broker, status_topic, connected, session, pulse=Pulse("network"), report=report)
+    client = Client(broker, status_topic, connected, session, report)
     client.user_data_set(counts)
     client.on_message = on_message
     client.loop_start()

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from service import DAY, Client, Pulse, packet, read_settings, start
+from service import DAY, Client, packet, read_settings, start
 
 from .bucket import bucket_name
 from .sink import Sink
@@ -23,23 +23,20 @@ def main() -> None:
     settings.refuse_bad()
     stop = start()
 
-    pulse = Pulse("network", "acknowledger")
     store = Store(bucket, uploads)
-    sink = Sink(store, topic)
+    sink = Sink(store, topic, uploads)
     # More than are being uploaded: one slow PUT holds back the acknowledgements behind it, not the uploads
     session = packet("CONNECT", SessionExpiryInterval=DAY, ReceiveMaximum=min(4 * uploads, MAX_WINDOW))
     status = f"status/s3sink/{broker.client_id}"
-    client = Client(broker, status, sink.connected, session, pulse=pulse, report=store.report)
+    client = Client(broker, status, sink.connected, session, store.report, "acknowledger")
     client.on_message = sink.on_message
-    acknowledger = threading.Thread(target=sink.acknowledge, args=[client, pulse])
+    acknowledger = threading.Thread(target=sink.acknowledge, args=[client])
     acknowledger.start()
-    for _ in range(uploads):
-        threading.Thread(target=sink.upload, args=[client], daemon=True).start()
     client.loop_start()
     threading.Thread(target=client.say_until, args=[stop], daemon=True).start()
     while not stop.wait(1):
         if store.reason or not store.counts["taken"] or not client.is_connected():
-            pulse.beat("acknowledger")  # it waits, and why is known
+            client.pulse.beat("acknowledger")  # it waits, and why is known
 
     for_good = sink.leave(client)
     sink.over.set()

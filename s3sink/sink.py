@@ -3,13 +3,14 @@
 import re
 import threading
 import time
+from concurrent import futures
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from service import Client, Pulse, log, packet
+from service import Client, log, packet
 
 from .objects import CONTRACT, rejected_object, stored_object, valid_id
 from .store import Failed, Gone, Store
@@ -29,8 +30,7 @@ class Taken:
         # Which sending its receipt is for
         self.sending = packet("PUBLISH", CorrelationData=getattr(message.properties, "CorrelationData", None) or None)
         self.over = over  # set when its connection is lost or the sink stops: then it is not begun or tried again
-        self.settled = threading.Event()  # stored or refused for good; else the broker will send it again
-        self.receipt: mqtt.MQTTMessageInfo | None = None
+        self.upload: futures.Future[mqtt.MQTTMessageInfo | None]  # gives the receipt that was sent, if one was due
 
 
 def store_message(store: Store, taken: Taken) -> bool:
@@ -65,25 +65,21 @@ def send_receipt(client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | No
 
 
 class Sink:
-    def __init__(self, store: Store, topic: str) -> None:
-        self.store, self.topic = store, topic
+    def __init__(self, store: Store, topic: str, uploads: int) -> None:
+        self.store, self.topic, self.uploads = store, topic, futures.ThreadPoolExecutor(uploads)
         self.came = 0  # messages
         self.over = threading.Event()  # of the present connection
-        self.waiting: SimpleQueue[Taken] = SimpleQueue()  # not begun
         self.taken: SimpleQueue[Taken | None] = SimpleQueue()  # in the order received
 
     def connected(self, client: mqtt.Client, *_connack: object) -> None:
         """Let go of what came over the last connection, for the broker sends it again; subscribe."""
         self.over.set()
-        with suppress(Empty):
-            while self.waiting.get_nowait():
-                pass
         self.over = threading.Event()
         # Retained messages come once, not at each connect
         once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         client.subscribe(self.topic, options=once)
 
-    def on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+    def on_message(self, client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         """Take a message. At QoS 1 the window, ReceiveMaximum, bounds how many are under way."""
         self.came += 1
         taken, size = Taken(message, self.over), len(message.payload)
@@ -92,31 +88,30 @@ class Sink:
             self.store.count(dropped=1)
             return
         self.store.count(taken=1, bytes=size)
+        taken.upload = self.uploads.submit(self.deliver, client, taken)
         self.taken.put(taken)
-        self.waiting.put(taken)
 
-    def upload(self, client: mqtt.Client) -> None:
-        """Store one message after the other; each receipt leaves at once, whatever the others do."""
-        while True:
-            taken = self.waiting.get()
-            with suppress(Gone):
-                if store_message(self.store, taken):
-                    taken.receipt = send_receipt(client, taken)
-                if not (taken.receipt and taken.receipt.rc):
-                    taken.settled.set()
+    def deliver(self, client: mqtt.Client, taken: Taken) -> mqtt.MQTTMessageInfo | None:
+        """Store a message; its receipt leaves at once, whatever the others do. Raises Gone."""
+        receipt = send_receipt(client, taken) if store_message(self.store, taken) else None
+        if receipt and receipt.rc:
+            raise Gone
+        return receipt
 
-    def acknowledge(self, client: mqtt.Client, pulse: Pulse) -> None:
+    def acknowledge(self, client: Client) -> None:
         """Acknowledge in the order received (MQTT 5, 4.6), each once the broker has its receipt."""
         while taken := self.taken.get():
             # Over a new connection the same number is another message
-            while taken.over is self.over and not taken.settled.wait(1):
+            while taken.over is self.over and not futures.wait([taken.upload], 1).done:
                 pass
-            while taken.over is self.over and taken.receipt and not taken.receipt.is_published():
-                taken.receipt.wait_for_publish(1)
-            if taken.over is self.over:
-                client.ack(taken.mid, taken.qos)
+            with suppress(Gone):
+                receipt = taken.upload.result() if taken.over is self.over else None
+                while taken.over is self.over and receipt and not receipt.is_published():
+                    receipt.wait_for_publish(1)
+                if taken.over is self.over:
+                    client.ack(taken.mid, taken.qos)
             self.store.count(taken=-1, bytes=-len(taken.payload))
-            pulse.beat("acknowledger")
+            client.pulse.beat("acknowledger")
 
     def leave(self, client: Client) -> bool:
         """If others go on, be dealt nothing more and store what was dealt; tells whether all of it is."""

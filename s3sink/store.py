@@ -27,7 +27,7 @@ CHECKSUMS = {
     name: (name, f"AWS_{name.upper()}", "when_required", None)
     for name in ("request_checksum_calculation", "response_checksum_validation")
 }
-TIMEOUT = 20  # s to connect and send, and as long for the answer
+TIMEOUTS = (20, 120)  # s to connect and send, and as long for the answer: at first, and of what has timed out
 TIMED_OUT = (ReadTimeoutError, ConnectionClosedError)  # the latter while the body was sent
 # Tries before it is asked whether the store takes anything at all, so that it is the object that it refuses
 TRIES_REFUSED = 3
@@ -60,11 +60,11 @@ class Refused(Failed, ValueError):
     """The store takes other objects, and says that it never will take this one."""
 
 
-def s3_client(uploads: int) -> Any:
-    """Make an S3 client for as many threads as there are `uploads`; it tries once."""
+def s3_client(uploads: int, timeout: int = TIMEOUTS[0]) -> Any:
+    """Make an S3 client for as many threads as there are `uploads`; it tries once, for `timeout` s."""
     config = Config(
-        connect_timeout=TIMEOUT,  # which is also what sending all of a body may take
-        read_timeout=TIMEOUT,
+        connect_timeout=timeout,  # which is also what sending all of a body may take
+        read_timeout=timeout,
         max_pool_connections=uploads,
         signature_version="s3v4",  # of addresses, too, where the SDK would still take version 2
         # the SDK's own retries give up after a few, and never retry credentials or the clock
@@ -109,7 +109,7 @@ class Store:
     """A bucket, and what was counted on the way to it; for many threads."""
 
     def __init__(self, bucket: str, uploads: int) -> None:
-        self.bucket, self.s3 = bucket, s3_client(uploads)
+        self.bucket, self.clients = bucket, [s3_client(uploads, timeout) for timeout in TIMEOUTS]
         self.alone = threading.Lock()  # of what has timed out: a link too slow for all at once is wide enough for each
         self.lock = threading.Lock()  # of the counts; what else is lost in a race does no harm
         self.counts: Counter[str] = Counter(stored=0, rejected=0, refused=0, taken=0, bytes=0)
@@ -126,7 +126,7 @@ class Store:
                 if over.is_set():
                     raise Gone
                 takes_others = enough and not self.attempt(PROBE, PROBE_BYTES)
-                error = self.attempt(target, body)
+                error = self.attempt(target, body, timed_out)
             if not error:
                 return
             if takes_others:
@@ -135,10 +135,11 @@ class Store:
             timed_out |= isinstance(error, TIMED_OUT)
             target.pop("IfNoneMatch", None)  # some stores do not know it, and refuse
 
-    def attempt(self, target: Object, body: bytes) -> Exception | None:
+    def attempt(self, target: Object, body: bytes, timed_out: bool = False) -> Exception | None:
         """Try, and give what went wrong; nothing has if it lies there already and shall stay."""
         try:
-            self.s3.put_object(Bucket=self.bucket, Body=body, CacheControl=IMMUTABLE, **target)
+            s3 = self.clients[timed_out]
+            s3.put_object(Bucket=self.bucket, Body=body, CacheControl=IMMUTABLE, **target)
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the latter: credentials that ended
             if error_code(error) != "PreconditionFailed":
                 self.failed(error)
