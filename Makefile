@@ -26,7 +26,7 @@ model: .venv/demo ## fetch the YuNet face detection model, by its checksum, into
 test: JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 test: .venv/ready ## all tests that need no container engine; JOBS=1: one after the other
 	@tests/system browser
-	pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	pytest -n $(JOBS) --no-loadscope-reorder
 
 lint: .venv/ready ## style, types, shell scripts, workflows
 	ruff check .

@@ -4,16 +4,36 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from skimage import data
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.pipeline import Pipeline, make_certs
 
 # Those need an engine, images, and an S3 server: tests/docker/run
 collect_ignore = [] if os.environ.get("BROKER_IMAGE") else ["docker"]
+
+# Their tests share a server that costs seconds to start, or what can be there once: a demo in a folder, a cloud/up
+TOGETHER = {
+    f"tests/test_{name}.py" for name in ["bucket", "cloud", "demo", "gallery", "manifests", "sink", "upgrade", "view"]
+}
+
+
+class SingleTests(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals out tests one by one, so that no processor waits for the longest file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SingleTests:
+    # Not by --dist loadgroup: xdist 3.8 marks no group with pytest 9.2
+    return SingleTests(config, log)
 
 
 @pytest.fixture(scope="session")

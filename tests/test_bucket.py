@@ -17,8 +17,6 @@ from tests.faults import FaultyS3
 from tests.pipeline import ROOT
 from tests.stores import Store, running
 
-pytestmark = pytest.mark.xdist_group("bucket")  # one process: they share a fixture
-
 BLOCK = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 NAMES = iter(range(1_000_000))
 

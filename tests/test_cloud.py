@@ -23,8 +23,6 @@ from moto import mock_aws
 from s3sink.bucket import public_statements
 from tests.stores import running
 
-pytestmark = pytest.mark.xdist_group("cloud")  # one after the other: cloud/up refuses a second one
-
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "cloud" / "aws.yaml"
 SETTINGS = ROOT / "docs/settings.md"

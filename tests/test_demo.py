@@ -15,8 +15,6 @@ import pytest
 from tests.pipeline import ROOT, Pipeline, eventually, free_port
 from tests.test_gallery import CHROMIUM, chromium, until
 
-pytestmark = pytest.mark.xdist_group("demo")  # one after the other: of two demos in a folder the second is refused
-
 
 def demo(**env: str) -> subprocess.CompletedProcess[str]:
     """Run `make demo` without a terminal, to its end."""

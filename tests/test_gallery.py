@@ -37,8 +37,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
 from skimage import data
 
-pytestmark = pytest.mark.xdist_group("gallery")  # one process: they share a fixture
-
 ROOT = Path(__file__).parent.parent
 GALLERY = ROOT / "s3sink" / "index.html"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

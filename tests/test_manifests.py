@@ -14,8 +14,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-pytestmark = pytest.mark.xdist_group("manifests")  # one process: they share a fixture
-
 ROOT = Path(__file__).parent.parent
 Doc = dict[str, Any]
 

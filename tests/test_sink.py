@@ -14,8 +14,6 @@ from paho.mqtt.properties import Properties
 
 from tests.pipeline import Pipeline, eventually
 
-pytestmark = pytest.mark.xdist_group("sink")  # one process: they share a fixture
-
 ID = "0123456789abcdef"
 WORDS = {"id": ID, "camera": "cam0", "captured_at": "2026-11-22T10:20:30.456Z", "box": "1,2,3,4", "schema": "1"}
 

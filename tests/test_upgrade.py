@@ -16,8 +16,6 @@ import pytest
 from tests.pipeline import ROOT, Pipeline, eventually
 from tests.test_pipeline import ids, stored_ids
 
-pytestmark = pytest.mark.xdist_group("upgrade")  # one process: they share a fixture
-
 V0_1_0 = "e7797615cb0db6787ea1d72740d3e1a1f8336032"
 PHOTOS = 3
 

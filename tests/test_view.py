@@ -16,8 +16,6 @@ from tests.pipeline import ROOT, eventually
 from tests.stores import Store, running
 from tests.test_gallery import chromium, jpeg, needs_chromium, until
 
-pytestmark = pytest.mark.xdist_group("view")  # one process: they share a fixture
-
 KEY = "faces/jetson-01/cam0/2026/11/20/120000.000Z-0123456789abcdef.jpg"
 HOSTILE = "faces/jetson-01/cam0/2026/11/20/115959.000Z-(x)'!* &%41é-0123456789abcdee.jpg"
 
