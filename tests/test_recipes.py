@@ -144,7 +144,7 @@ def test_snapshots_of_frigate_reach_the_bucket_by_one_line(pipeline: Pipeline, s
         assert shell.run(f"{publish}/{topic}").returncode == 0
     prefix = "faces/jetson-01/frigate/front/person/snapshot/undated/"
     (key,) = eventually(lambda: pipeline.bucket_keys(prefix))
-    head = pipeline.s3().head_object(Bucket="faces", Key=key)
+    head = pipeline.s3.head_object(Bucket="faces", Key=key)
     assert (head["ContentType"], head["ContentLength"]) == ("image/jpeg", len(picture()))
 
     # Retained, it is sent again when the bridge connects, and when the sink subscribes afresh: the same object

@@ -56,7 +56,7 @@ def test_face_lies_under_its_key_with_its_metadata_and_has_a_receipt(cloud: Pipe
     assert body == picture()
     assert metadata == {name.replace("_", "-"): value for name, value in WORDS.items()}
     assert eventually(lambda: receipts)[0].payload == ID.encode()
-    head = cloud.s3().head_object(Bucket="faces", Key=key)
+    head = cloud.s3.head_object(Bucket="faces", Key=key)
     assert head["ContentType"] == "image/jpeg"
     assert "immutable" in head["CacheControl"]
 
@@ -201,7 +201,7 @@ def test_a_time_of_any_form_of_rfc_3339_is_understood(cloud: Pipeline, captured_
 
 def test_a_picture_under_its_hash_keeps_the_time_it_first_had(cloud: Pipeline) -> None:
     def written() -> list[str]:
-        return [str(item["LastModified"]) for item in cloud.s3().list_objects_v2(**where).get("Contents", [])]
+        return [str(item["LastModified"]) for item in cloud.s3.list_objects_v2(**where).get("Contents", [])]
 
     where = {"Bucket": "faces", "Prefix": "faces/jetson-01/again/"}
     send(cloud, "again", picture())

@@ -261,7 +261,7 @@ def test_back_off_grows_with_jitter_and_is_bounded() -> None:
 @pytest.mark.parametrize("wanted", ["environment", "profile", ""])
 def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(pipeline: Pipeline, tmp_path: Path, wanted: str) -> None:
     pipeline.s3_server()
-    s3 = pipeline.s3()
+    s3 = pipeline.s3
     s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
     lock = {"ObjectLockEnabled": "Enabled", "Rule": rule}
