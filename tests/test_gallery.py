@@ -193,7 +193,8 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     context.close()
     expected = getattr(page, "expected_complaint", None)
-    assert [it for it in complaints if not (expected and expected in it)] == []
+    # A container that starts beside this changes the machine's network, and Chromium ends what it was asked for
+    assert [it for it in complaints if not (expected and expected in it) and "ERR_NETWORK_CHANGED" not in it] == []
 
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
