@@ -111,6 +111,8 @@ class Sink:
                 if taken.over is self.over:
                     client.ack(taken.mid, taken.qos)
             self.store.count(taken=-1, bytes=-len(taken.payload))
+            if taken.upload.cancel():  # not begun; the pool would hold it until a thread is free
+                taken.payload = b""
             client.pulse.beat("acknowledger")
 
     def leave(self, client: Client) -> bool:

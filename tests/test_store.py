@@ -244,7 +244,7 @@ def test_connections_that_flap_while_s3_hangs_do_not_pile_up_messages(pipeline: 
         lan.state = "up"
     # a window of 100, and what was being sent when its connection was cut
     assert taken() <= 100 + 64
-    assert peak(pipeline.running["s3sink"].pid) < 256
+    assert peak(pipeline.running["s3sink"].pid) < 180  # MiB: 124 here, 211 where each flap leaves its window behind
     faulty.heal()
     eventually(lambda: len(pipeline.bucket_keys()) == 300, 120)
     faulty.close()
