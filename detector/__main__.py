@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from itertools import chain, count
-from pathlib import Path
 
 import cv2
 
@@ -24,17 +23,13 @@ def main() -> None:
     settings = read_settings(__doc__)
     options = Options(settings)
     broker = settings.broker(f"detector-{options.name}")
-    receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
-    resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
-    spool_path = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{options.name}.db")
-    spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
     settings.refuse_bad()
 
     stop = start()
     camera = open_camera(options.camera, options.size)
-    spool = Spool(spool_path, spool_bytes)
+    spool = Spool(options.spool, options.spool_bytes)
     watch = Watch(options, spool)
-    delivery = Delivery(spool, options.name, receipts, resend_after, time.monotonic)
+    delivery = Delivery(spool, options.name, options.receipts, options.resend_after, time.monotonic)
 
     def report() -> dict[str, object]:
         off = {"state": "off"} if spool.off else {}
@@ -68,9 +63,9 @@ def see(camera: Camera, watch: Watch, client: Client, stop: threading.Event) -> 
     spool, beat, turns = watch.spool, client.pulse.beat, count(1)
 
     def wait() -> bool:
-        """Give the cloud 50 ms, and say so each 5 s; true: it is time to stop."""
+        """Give the cloud 50 ms, and say so after 5 s, 10, 20 ...; true: it is time to stop."""
         beat("camera")
-        if next(turns) % 100 == 0:
+        if (turn := next(turns)) % 100 == 0 and (turn // 100).bit_count() == 1:
             log("waiting for the cloud, or for RECEIPTS=off", spooled=spool.count)
         return stop.wait(0.05)
 

@@ -144,10 +144,8 @@ class Live:
         event = TURNS.get((self.was, camera), "camera does not open")
         if (camera, reason) != (self.was, self.state["camera_reason"]):
             self.times = 0
-        if camera != self.was:
-            self.state["camera_since"] = time.strftime("%FT%TZ", time.gmtime())
-        self.was, self.times = camera, self.times + 1
-        self.state.update(camera=camera, camera_reason=reason)
+        self.note(camera, reason)
+        self.times += 1
         if self.times.bit_count() == 1:
             log(event, camera=redact(self.source), **found or {"reason": reason})
 
@@ -156,4 +154,10 @@ class Live:
         self.stop.set()
         if self.reader:
             self.reader.join(timeout=2)
-        self.was = self.state["camera"] = "closed"
+        self.note("closed")
+
+    def note(self, camera: str, reason: str = "") -> None:
+        if camera != self.was:
+            self.state["camera_since"] = time.strftime("%FT%TZ", time.gmtime())
+        self.was = camera
+        self.state.update(camera=camera, camera_reason=reason)

@@ -46,6 +46,10 @@ class Options:
         self.max_side = int(settings.number("FACE_MAX_SIDE", 512, 16, 4096))
         self.format = settings.text("FACE_FORMAT", "jpg", "jpg|png", "give jpg or png")
         self.quality = int(settings.number("FACE_QUALITY", 90, 1, 100))
+        self.spool = Path(settings.text("SPOOL", "spool", r".+", "give a directory"), f"{self.name}.db")
+        self.spool_bytes = int(settings.number("SPOOL_MAX_BYTES", 2**30, 2**20, 2**50))
+        self.receipts = settings.text("RECEIPTS", "on", "on|off", "give on or off") == "on"
+        self.resend_after = settings.number("RESEND_AFTER", 60, 1, 3600)
         self.show = settings.text("SHOW", "0", "[01]", "1 opens a window, 0 does not") == "1"
         if self.show and sys.platform == "linux" and not any(map(settings.env.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
             settings.refuse("SHOW", "1", "there is no display; set DISPLAY, or SHOW=0")

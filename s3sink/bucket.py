@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from service import VERSION, Settings, log, read_settings
 
-from .store import REMEDIES, error_code, s3_client
+from .s3 import REMEDIES, error_code, s3_client
 
 OURS = "faces-to-cloud"  # in the metadata of our page
 PAGE_0_1 = '"206cdba87f07850f730c83cd47a1339c"'  # ETag of the page of version 0.1, which said nothing there

@@ -130,7 +130,7 @@ class Sink:
                 said.wait_for_publish(5)
                 if said.is_published() and before == (self.over, self.came):
                     client.connected = lambda *_: None  # or a new connection would subscribe again
-                    log("left for good, other sinks go on")
+                    log("left for good, for the sinks that stay to go on")
                     return True
             time.sleep(0.2)
         log("more was dealt to this sink than it could store, it does when it is back", left=self.store.counts["taken"])

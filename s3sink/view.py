@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError
 from service import log, read_settings, start
 
 from .bucket import bucket_name
-from .store import s3_client
+from .s3 import s3_client
 
 # An object may be hostile, and so may another page in the browser: it neither runs here nor is embedded there
 GUARDS = {"Content-Security-Policy": "sandbox", "Cross-Origin-Resource-Policy": "same-origin"}

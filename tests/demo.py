@@ -17,7 +17,7 @@ from pathlib import Path
 from dotenv import load_dotenv
 
 from s3sink.bucket import gallery_url
-from s3sink.store import s3_client
+from s3sink.s3 import s3_client
 from tests.clip import make_clip
 from tests.model import fetch_model
 from tests.pipeline import eventually, free_port, listening

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from s3sink import bucket as program
 from s3sink.bucket import PREFIXES, gallery_url, public_statements, upload_gallery
-from s3sink.store import s3_client
+from s3sink.s3 import s3_client
 from tests.faults import FaultyS3
 from tests.pipeline import ROOT
 from tests.stores import Store, running

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from s3sink.store import MAX_DELAY, REMEDIES, delay, words
+from s3sink.s3 import REMEDIES, words
+from s3sink.store import MAX_DELAY, delay
 from tests.bench.latency import peak
 from tests.faults import FaultyS3, Wan
 from tests.pipeline import Pipeline, eventually
@@ -272,7 +273,7 @@ def test_a_bucket_with_object_lock_gets_the_checksums_it_wants(pipeline: Pipelin
         "profile": {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "locked"},
         "": {},
     }[wanted]
-    put = "import s3sink.store as it; it.s3_client(1).put_object(Bucket='locked', Key='a', Body=b'x')"
+    put = "import s3sink.s3 as it; it.s3_client(1).put_object(Bucket='locked', Key='a', Body=b'x')"
     status = pipeline.start("put", sys.executable, "-c", put, **env).wait(60)
     assert (status == 0) == bool(wanted), pipeline.log("put")
     assert wanted or "Content-MD5 or x-amz-sdk-checksum-algorithm" in pipeline.log("put")
